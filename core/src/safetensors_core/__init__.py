@@ -1,0 +1,114 @@
+"""The safetensors format without a framework: read and write tensors, with plugins.
+
+Names are imported on first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safetensors_core.dtypes import Dtype
+    from safetensors_core.errors import (
+        ClosedFileError,
+        FrameworkNotFoundError,
+        HeaderError,
+        InvalidInputError,
+        PluginError,
+        Reason,
+        SafetensorError,
+        SharedMemoryError,
+        SliceError,
+        TensorNotFoundError,
+        UnsupportedDtypeError,
+    )
+    from safetensors_core.framework import API_VERSION, Framework, TensorSpec
+    from safetensors_core.header import MAX_HEADER, Header, TensorInfo, parse_header
+    from safetensors_core.hookspecs import hookimpl
+    from safetensors_core.plugins import (
+        PluginInfo,
+        get_framework,
+        list_plugins,
+        register_framework,
+    )
+    from safetensors_core.reader import TensorSlice, load, load_file, read_header, safe_open
+    from safetensors_core.sources import ByteSource
+    from safetensors_core.writer import save, save_file, save_stream
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "dtypes": ["Dtype"],
+    "errors": [
+        "ClosedFileError",
+        "FrameworkNotFoundError",
+        "HeaderError",
+        "InvalidInputError",
+        "PluginError",
+        "Reason",
+        "SafetensorError",
+        "SharedMemoryError",
+        "SliceError",
+        "TensorNotFoundError",
+        "UnsupportedDtypeError",
+    ],
+    "framework": ["API_VERSION", "Framework", "TensorSpec"],
+    "header": ["MAX_HEADER", "Header", "TensorInfo", "parse_header"],
+    "hookspecs": ["hookimpl"],
+    "plugins": ["PluginInfo", "get_framework", "list_plugins", "register_framework"],
+    "reader": ["TensorSlice", "load", "load_file", "read_header", "safe_open"],
+    "sources": ["ByteSource"],
+    "writer": ["save", "save_file", "save_stream"],
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "API_VERSION",
+    "MAX_HEADER",
+    "ByteSource",
+    "ClosedFileError",
+    "Dtype",
+    "Framework",
+    "FrameworkNotFoundError",
+    "Header",
+    "HeaderError",
+    "InvalidInputError",
+    "PluginError",
+    "PluginInfo",
+    "Reason",
+    "SafetensorError",
+    "SharedMemoryError",
+    "SliceError",
+    "TensorInfo",
+    "TensorNotFoundError",
+    "TensorSlice",
+    "TensorSpec",
+    "UnsupportedDtypeError",
+    "__version__",
+    "get_framework",
+    "hookimpl",
+    "list_plugins",
+    "load",
+    "load_file",
+    "parse_header",
+    "read_header",
+    "register_framework",
+    "safe_open",
+    "save",
+    "save_file",
+    "save_stream",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,255 @@
+"""The exceptions of the package, one tree with one root.
+
+```
+SafetensorError
+├── HeaderError               the bytes are not a valid safetensors file; `reason` says why
+├── UnsupportedDtypeError     a framework cannot represent a dtype exactly
+├── TensorNotFoundError       no tensor of that name             (also a KeyError)
+├── SliceError                an index does not fit the tensor   (also an IndexError)
+├── InvalidInputError         an argument cannot be used         (also a ValueError)
+│   └── SharedMemoryError     tensors overlap in memory          (also a RuntimeError)
+├── ClosedFileError           the file was closed                (also a ValueError)
+└── PluginError               a plugin cannot be used
+    └── FrameworkNotFoundError    no installed plugin answers
+```
+
+What the file system refuses stays an `OSError` with its `errno` and `filename`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "ClosedFileError",
+    "FrameworkNotFoundError",
+    "HeaderError",
+    "InvalidInputError",
+    "PluginError",
+    "Reason",
+    "SafetensorError",
+    "SharedMemoryError",
+    "SliceError",
+    "TensorNotFoundError",
+    "UnsupportedDtypeError",
+]
+
+
+class Reason(str, enum.Enum):
+    """Why a header was rejected: one stable code for each rule of the format.
+
+    A member equals its code, so programs may compare with plain strings.
+
+    Example:
+        >>> Reason.TRUNCATED == "truncated"
+        True
+    """
+
+    # the file as a whole
+    EMPTY = "empty"
+    TOO_SHORT = "too-short"
+    GIT_LFS_POINTER = "git-lfs-pointer"
+    HTML_PAGE = "html-page"
+    ZIP_ARCHIVE = "zip-archive"
+    PICKLE = "pickle"
+    OTHER_FORMAT = "other-format"
+    HEADER_TOO_LARGE = "header-too-large"
+    HEADER_TRUNCATED = "header-truncated"
+    TRUNCATED = "truncated"
+    TRAILING_DATA = "trailing-data"
+    # the header as text
+    NOT_UTF8 = "not-utf8"
+    NOT_AN_OBJECT = "not-an-object"
+    INVALID_JSON = "invalid-json"
+    LONE_SURROGATE = "lone-surrogate"
+    TOO_DEEP = "too-deep"
+    # names and fields
+    DUPLICATE_NAME = "duplicate-name"
+    DUPLICATE_FIELD = "duplicate-field"
+    DUPLICATE_METADATA = "duplicate-metadata"
+    INVALID_METADATA = "invalid-metadata"
+    INVALID_ENTRY = "invalid-entry"
+    MISSING_FIELD = "missing-field"
+    UNKNOWN_DTYPE = "unknown-dtype"
+    INVALID_SHAPE = "invalid-shape"
+    INVALID_OFFSETS = "invalid-offsets"
+    # what the entries say together
+    REVERSED_OFFSETS = "reversed-offsets"
+    GAP = "gap"
+    OVERLAP = "overlap"
+    SIZE_OVERFLOW = "size-overflow"
+    PARTIAL_BYTE = "partial-byte"
+    SIZE_MISMATCH = "size-mismatch"
+
+    __str__ = str.__str__
+
+
+class SafetensorError(Exception):
+    """Root of every error that this package raises itself.
+
+    Example:
+        >>> issubclass(HeaderError, SafetensorError)
+        True
+    """
+
+
+class HeaderError(SafetensorError):
+    """The bytes are not a valid safetensors file.
+
+    Attributes:
+        reason: The broken rule, machine-readable.
+        detail: What was found and what was expected, without the location.
+        location: The file or URL; None where the bytes came from memory.
+        tensor: The tensor whose entry is wrong; None where no single one is.
+
+    Example:
+        >>> str(HeaderError(Reason.EMPTY, "the file is empty", location="a.safetensors"))
+        'a.safetensors: the file is empty'
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        tensor: str | None = None,
+        location: str | None = None,
+    ) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.tensor = tensor
+        self.location = location
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.detail}" if self.location else self.detail
+
+
+class UnsupportedDtypeError(SafetensorError):
+    """A framework cannot represent a dtype exactly.
+
+    Attributes:
+        dtype: The format's code (``"F4"``) or the framework's own name.
+        framework: Name of the framework.
+        tensor: Name of the tensor, once it is known.
+        location: The file, once it is known.
+
+    Example:
+        >>> str(UnsupportedDtypeError("F6_E2M3", "torch", tensor="w"))
+        "tensor 'w': dtype F6_E2M3 has no exact equivalent in torch"
+    """
+
+    def __init__(
+        self, dtype: object, framework: str, *, tensor: str | None = None, remedy: str = ""
+    ) -> None:
+        super().__init__(dtype, framework)
+        self.dtype = str(dtype)
+        self.framework = framework
+        self.tensor = tensor
+        self.location: str | None = None
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        where = f"{self.location}: " if self.location is not None else ""
+        where += f"tensor {self.tensor!r}: " if self.tensor is not None else ""
+        remedy = f". {self.remedy}" if self.remedy else ""
+        return f"{where}dtype {self.dtype} has no exact equivalent in {self.framework}{remedy}"
+
+
+class TensorNotFoundError(SafetensorError, KeyError):
+    """The file holds no tensor of that name.
+
+    Attributes:
+        tensor: The name or pattern that was asked for.
+
+    Example:
+        >>> error = TensorNotFoundError("wte.wieght", "gpt2.safetensors", ["wte.weight"])
+        >>> str(error)
+        "gpt2.safetensors: no tensor 'wte.wieght'. Did you mean 'wte.weight'?"
+    """
+
+    def __init__(self, tensor: str, location: str, names: Iterable[str] = ()) -> None:
+        super().__init__(tensor)
+        self.tensor = tensor
+        self.location = location
+        self._names = names
+
+    # KeyError's own __str__ would show the repr of the first argument.
+    def __str__(self) -> str:
+        import difflib
+
+        close = difflib.get_close_matches(self.tensor, self._names, n=1)
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        return f"{self.location}: no tensor {self.tensor!r}{hint}"
+
+
+class SliceError(SafetensorError, IndexError):
+    """An index does not fit the tensor it is applied to.
+
+    Example:
+        >>> raise SliceError("index 7 is out of bounds for axis 0 of size 4")
+        Traceback (most recent call last):
+        safetensors_core.errors.SliceError: index 7 is out of bounds for axis 0 of size 4
+    """
+
+
+class InvalidInputError(SafetensorError, ValueError):
+    """An argument cannot be used: a name, a metadata value, a tensor, an option.
+
+    Example:
+        >>> raise InvalidInputError("alignment 7 is not a power of two")
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: alignment 7 is not a power of two
+    """
+
+
+class SharedMemoryError(InvalidInputError, RuntimeError):
+    """Tensors overlap in memory, which the format cannot express.
+
+    Attributes:
+        groups: Names that share memory, one sequence per overlapping region.
+
+    Example:
+        >>> SharedMemoryError([["a", "b"]], "save one of each group").groups
+        [['a', 'b']]
+    """
+
+    def __init__(self, groups: Sequence[Sequence[str]], remedy: str) -> None:
+        shown = ", ".join("{" + ", ".join(map(repr, group)) + "}" for group in groups[:10])
+        more = f" and {len(groups) - 10} more groups" if len(groups) > 10 else ""
+        super().__init__(
+            f"these tensors share memory, which would be saved twice and loaded apart: "
+            f"{shown}{more}. {remedy}"
+        )
+        self.groups = groups
+
+
+class ClosedFileError(SafetensorError, ValueError):
+    """An operation on a file that was closed.
+
+    Example:
+        >>> raise ClosedFileError("model.safetensors is closed")
+        Traceback (most recent call last):
+        safetensors_core.errors.ClosedFileError: model.safetensors is closed
+    """
+
+
+class PluginError(SafetensorError):
+    """A plugin is installed but cannot be used: broken, duplicate, disabled or too new.
+
+    Example:
+        >>> raise PluginError("plugin 'acme' of acme-st 1.0 is disabled")
+        Traceback (most recent call last):
+        safetensors_core.errors.PluginError: plugin 'acme' of acme-st 1.0 is disabled
+    """
+
+
+class FrameworkNotFoundError(PluginError):
+    """No installed plugin answers to a framework name or a tensor's type.
+
+    Example:
+        >>> raise FrameworkNotFoundError("framework 'jax' is not installed (found: numpy)")
+        Traceback (most recent call last):
+        safetensors_core.errors.FrameworkNotFoundError: framework 'jax' is not installed (found: numpy)
+    """

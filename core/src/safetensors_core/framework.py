@@ -1,0 +1,219 @@
+"""`Framework`: what a plugin implements, and `TensorSpec`: how it describes a tensor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from safetensors_core.dtypes import Dtype
+from safetensors_core.errors import UnsupportedDtypeError
+from safetensors_core.header import TensorInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from safetensors_core.sources import ByteSource
+
+__all__ = ["API_VERSION", "Framework", "TensorSpec"]
+
+#: Version of the plugin contract that this core implements.
+API_VERSION = 1
+
+
+class TensorSpec(msgspec.Struct, frozen=True, gc=False):
+    """What will be written of a tensor, known before any of its data moves.
+
+    Attributes:
+        dtype: Element type in the file.
+        shape: Elements per dimension in the file, outermost first; empty for a scalar.
+
+    Example:
+        >>> TensorSpec(Dtype.BF16, (2, 3)).nbytes
+        12
+    """
+
+    dtype: Dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes.
+
+        Example:
+            >>> TensorSpec(Dtype.F4, (4,)).nbytes
+            2
+        """
+        elements = 1
+        for dimension in self.shape:
+            elements *= dimension
+        return self.dtype.nbytes(elements)
+
+
+class Framework(ABC):
+    """One tensor framework, as the rest of the package sees it.
+
+    A plugin subclasses it and returns an instance from its `safetensors_framework` hook. Four
+    methods are abstract; the others have defaults that are correct and can be made faster.
+    An instance holds no state of its own: it is shared between threads.
+
+    Attributes:
+        name: Name under which the framework is asked for.
+        api_version: Version of the plugin contract that the class was written for.
+        native_package: Import name of the framework (``"torch"``).
+        dtypes: Every element type that the framework represents exactly, with its own name
+            for it. What is not in here is refused, on load and on save.
+        alignment: Bytes at which a buffer must begin so that a tensor can alias it.
+
+    Example:
+        >>> class Raw(Framework):
+        ...     '''A framework whose tensors are flat byte strings.'''
+        ...
+        ...     name = "raw"
+        ...     native_package = "builtins"
+        ...     dtypes = {Dtype.U8: "uint8"}
+        ...
+        ...     def is_tensor(self, obj):
+        ...         return isinstance(obj, bytes)
+        ...
+        ...     def describe(self, tensor):
+        ...         return TensorSpec(Dtype.U8, (len(tensor),))
+        ...
+        ...     def to_buffer(self, tensor):
+        ...         return tensor
+        ...
+        ...     def from_buffers(self, buffer, infos, device):
+        ...         return {n: bytes(buffer[slice(*i.data_offsets)]) for n, i in infos.items()}
+        >>> Raw().describe(b"abc")
+        TensorSpec(dtype=<Dtype.U8: 'U8'>, shape=(3,))
+    """
+
+    name: ClassVar[str]
+    api_version: ClassVar[int] = API_VERSION
+    native_package: ClassVar[str]
+    dtypes: Mapping[Dtype, Any]
+    alignment: ClassVar[int] = 1
+
+    @abstractmethod
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is a tensor of this framework.
+
+        Args:
+            obj: Any object.
+
+        Returns:
+            True if the other methods accept it.
+        """
+
+    @abstractmethod
+    def describe(self, tensor: Any) -> TensorSpec:
+        """Dtype and shape under which a tensor is saved. Moves no data.
+
+        Args:
+            tensor: A tensor of this framework, on any device.
+
+        Returns:
+            What its entry in the header will say.
+
+        Raises:
+            UnsupportedDtypeError: The format has no exact equivalent of its dtype.
+            InvalidInputError: It cannot be saved for another reason: sparse, say.
+        """
+
+    @abstractmethod
+    def to_buffer(self, tensor: Any) -> Buffer:
+        """The tensor's bytes on the host: C order, little-endian, `describe(tensor).nbytes` long.
+
+        Args:
+            tensor: A tensor of this framework, on any device.
+
+        Returns:
+            A contiguous buffer. It aliases the tensor where it can and keeps it alive; the
+            caller only reads it, and drops it before it asks for the next one.
+        """
+
+    @abstractmethod
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, Any]:
+        """Tensors from one host buffer.
+
+        Args:
+            buffer: Bytes that hold the tensors: C order, little-endian.
+            infos: Dtype, shape and offsets into `buffer` by name.
+            device: Where the tensors shall live, as the framework spells it.
+
+        Returns:
+            Tensors by name, in the order of `infos`. They alias `buffer` where they can, and
+            then keep it alive; a tensor at an offset that does not suit is copied.
+
+        Raises:
+            UnsupportedDtypeError: The framework cannot represent a dtype exactly.
+        """
+
+    def load(self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any) -> Any:
+        """Tensors from a source. Override it for an I/O pipeline of the framework's own.
+
+        Args:
+            source: Where the bytes are.
+            infos: The tensors to load, with the offsets of the file's header.
+            device: Where the tensors shall live.
+
+        Returns:
+            Tensors by name, in the order of `infos`.
+        """
+        self.check_dtypes(infos)
+        buffer, placed = source.fetch(infos, self.alignment)
+        return self.from_buffers(buffer, placed, device)
+
+    def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Any:
+        """One tensor from a buffer, with an index applied to it.
+
+        Args:
+            buffer: Bytes that hold the tensor.
+            info: Its dtype, shape and offsets into `buffer`.
+            index: What would stand in brackets, with NumPy's meaning.
+            device: Where the result shall live.
+
+        Returns:
+            A tensor; never a bare scalar.
+        """
+        return self.from_buffers(buffer, {"": info}, device)[""][index]
+
+    def storage_key(self, tensor: Any) -> Hashable | None:
+        """Identity of the memory behind a tensor.
+
+        Args:
+            tensor: A tensor of this framework.
+
+        Returns:
+            Equal keys for tensors that are views of the same memory; None where the framework
+            has no views or cannot tell.
+        """
+        return None
+
+    def check_saveable(self, tensors: Mapping[str, Any]) -> None:
+        """Refuse tensors that cannot be saved together. The default accepts all.
+
+        Args:
+            tensors: All tensors of this framework in one save, by name.
+
+        Raises:
+            SharedMemoryError: Some overlap in memory, and users expect them to stay tied.
+        """
+
+    def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
+        """Refuse what the framework cannot represent, before any data is read.
+
+        Args:
+            infos: The tensors to load.
+
+        Raises:
+            UnsupportedDtypeError: A dtype is missing in `dtypes`; names the tensor.
+        """
+        supported = self.dtypes
+        for name, info in infos.items():
+            if info.dtype not in supported:
+                raise UnsupportedDtypeError(info.dtype, self.name, tensor=name)

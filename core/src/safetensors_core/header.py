@@ -1,0 +1,402 @@
+"""Bytes ↔ `Header`: all validation of the format happens here.
+
+A header is rejected before anything is allocated from what it claims, in time and memory
+proportional to its own length. Well-formed headers take a typed decode by msgspec, followed by
+one count that proves that nothing was repeated or ignored; whatever the count cannot prove goes
+to the exact reader in `strict_json`, which names the broken rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from safetensors_core import collector, strict_json
+from safetensors_core.dtypes import Dtype
+from safetensors_core.errors import HeaderError, InvalidInputError, Reason
+from safetensors_core.signatures import recognise
+
+__all__ = [
+    "MAX_HEADER",
+    "Header",
+    "TensorInfo",
+    "encode_header",
+    "header_length",
+    "parse_header",
+]
+
+#: Longest header that is read unless the caller allows more, in bytes: the reference's limit.
+MAX_HEADER = 100_000_000
+
+_PREFIX = 8  # bytes of the little-endian header length in front of the header
+_U64_MAX = 2**64 - 1
+_METADATA_FIRST = re.compile(r'\{"__metadata__"\s*:\s*')
+_MORE_MEMBERS = re.compile(r',\s*(?=")')
+
+
+class TensorInfo(msgspec.Struct, frozen=True, gc=False):
+    """What a header says of one tensor.
+
+    Attributes:
+        dtype: Element type.
+        shape: Elements per dimension, outermost first; empty for a scalar.
+        data_offsets: First byte and the byte after the last one. In a header they count from
+            the end of the header; in what `ByteSource.fetch` returns, from the buffer's start.
+
+    Example:
+        >>> info = TensorInfo(Dtype.F32, (2, 3), (0, 24))
+        >>> info.nbytes
+        24
+    """
+
+    dtype: Dtype
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor's data in bytes.
+
+        Example:
+            >>> TensorInfo(Dtype.U8, (5,), (10, 15)).nbytes
+            5
+        """
+        begin, end = self.data_offsets
+        return end - begin
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A validated header.
+
+    Attributes:
+        tensors: The entries, ordered by offset. Not to be modified.
+        metadata: The `__metadata__` entry; None where the file has none.
+        length: Length of the JSON with its padding, in bytes.
+
+    Example:
+        >>> header = Header({"w": TensorInfo(Dtype.F32, (2,), (0, 8))}, None, 64)
+        >>> header.data_start, header.data_nbytes, header.file_nbytes
+        (72, 8, 80)
+    """
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str] | None
+    length: int
+
+    @property
+    def data_start(self) -> int:
+        """Offset in the file of the first byte of data.
+
+        Example:
+            >>> Header({}, None, 8).data_start
+            16
+        """
+        return _PREFIX + self.length
+
+    @property
+    def data_nbytes(self) -> int:
+        """Size of all tensors together, in bytes.
+
+        Example:
+            >>> Header({}, None, 8).data_nbytes
+            0
+        """
+        return next(reversed(self.tensors.values())).data_offsets[1] if self.tensors else 0
+
+    @property
+    def file_nbytes(self) -> int:
+        """Size of the whole file, in bytes.
+
+        Example:
+            >>> Header({}, None, 8).file_nbytes
+            16
+        """
+        return self.data_start + self.data_nbytes
+
+
+_decoder = msgspec.json.Decoder(dict[str, TensorInfo])
+
+
+def header_length(beginning: bytes, *, size: int, max_header: int = MAX_HEADER) -> int:
+    """Read the length of the header from a file's first bytes.
+
+    Args:
+        beginning: The file's first bytes: 8 suffice, more let foreign formats be recognised.
+        size: Size of the file in bytes.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Length of the header's JSON in bytes, without the 8 bytes in front of it.
+
+    Raises:
+        HeaderError: The file cannot hold such a header, or is something else.
+
+    Example:
+        >>> header_length(b"\\x02" + bytes(7), size=10)
+        2
+    """
+    if size < _PREFIX:
+        if size == 0:
+            raise HeaderError(Reason.EMPTY, "the file is empty: a safetensors file has a header")
+        raise recognise(beginning, size) or HeaderError(
+            Reason.TOO_SHORT, f"the file has {size} bytes; the shortest valid one has 10"
+        )
+    length = int.from_bytes(beginning[:_PREFIX], "little")
+    if length > max_header or length + _PREFIX > size:
+        foreign = recognise(beginning, size)
+        if foreign is not None:
+            raise foreign
+    if length > max_header:
+        raise HeaderError(
+            Reason.HEADER_TOO_LARGE,
+            f"the header claims {length:,} bytes, more than the limit of {max_header:,}; "
+            f"pass max_header={length} if the file is to be trusted",
+        )
+    if length + _PREFIX > size:
+        raise HeaderError(
+            Reason.HEADER_TRUNCATED,
+            f"the file has {size:,} bytes and ends inside its header, which needs "
+            f"{length + _PREFIX:,}: the download or copy is incomplete",
+        )
+    return length
+
+
+def parse_header(
+    data: bytes | bytearray | memoryview,
+    *,
+    size: int | None = None,
+    max_header: int = MAX_HEADER,
+) -> Header:
+    """Validate and decode the header of a safetensors file.
+
+    Args:
+        data: The file's bytes, or its beginning up to the end of the header at least.
+        size: Size of the file in bytes; the length of `data` by default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        The header, which borrows nothing from `data`.
+
+    Raises:
+        HeaderError: The bytes break a rule of the format; `reason` says which.
+        InvalidInputError: `data` ends before the header does although the file is longer.
+
+    Example:
+        >>> text = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        >>> data = len(text).to_bytes(8, "little") + text + bytes(8)
+        >>> parse_header(data).tensors["w"].shape
+        (2,)
+    """
+    with memoryview(data) as given, given.cast("B") as view:
+        size = len(view) if size is None else size
+        beginning = bytes(view[:1024])
+        length = header_length(beginning, size=size, max_header=max_header)
+        end = _PREFIX + length
+        if len(view) < end:
+            raise InvalidInputError(
+                f"the header ends at byte {end:,} of the file, but only {len(view):,} were given"
+            )
+        if beginning[_PREFIX : _PREFIX + 1] != b"{" or length == 0:
+            raise recognise(beginning, size) or HeaderError(
+                Reason.NOT_AN_OBJECT,
+                f"the header must begin with '{{', found {beginning[_PREFIX : _PREFIX + 1]!r}",
+            )
+        try:
+            text = str(view[_PREFIX:end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise HeaderError(
+                Reason.NOT_UTF8, f"the header is not UTF-8 at its byte {error.start}"
+            ) from None
+    with collector.paused():
+        tensors, metadata = _decode(text)
+        ordered = _check_offsets(tensors)
+    header = Header(ordered, metadata, length)
+    _check_size(header, size)
+    return header
+
+
+def _decode(text: str) -> tuple[dict[str, TensorInfo], dict[str, str] | None]:
+    """Decode the JSON of a header, by the fast way where its result can be proved right."""
+    metadata = None
+    rest = text
+    first = _METADATA_FIRST.match(text)
+    if first is not None:
+        metadata, end = strict_json.read_metadata(text, first.end())
+        more = _MORE_MEMBERS.match(text, end)
+        rest = "{" + text[more.end() if more else end :]
+    try:
+        tensors = _decoder.decode(rest)
+    except RecursionError:
+        raise HeaderError(Reason.TOO_DEEP, "the header nests too deeply") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode_strictly(text)
+    if _nothing_repeated_or_ignored(rest, tensors) and "__metadata__" not in tensors:
+        return tensors, metadata
+    return _decode_strictly(text)
+
+
+def _nothing_repeated_or_ignored(text: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the text of a decoded header can hold nothing that the decoder passed over.
+
+    Every key of JSON is followed by one colon, an entry has one key and three fields, and the
+    decoder has seen each field at least once. Repeated or unknown keys add colons; only colons
+    inside of names need to be told apart from them.
+    """
+    expected = 4 * len(tensors)
+    colons = text.count(":")
+    if colons != expected:
+        if "\\" in text:
+            return False
+        expected += sum(name.count(":") for name in tensors)
+    # msgspec reads -0 as 0, which the format does not allow.
+    return colons == expected and not ("-" in text and "-0" in text)
+
+
+def _decode_strictly(text: str) -> tuple[dict[str, TensorInfo], dict[str, str] | None]:
+    entries, metadata = strict_json.read_header(text)
+    return {name: TensorInfo(*entry) for name, entry in entries.items()}, metadata
+
+
+def _check_offsets(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Check that the entries tile the data without gap or overlap; order them by offset."""
+    sizes: dict[tuple[Dtype, tuple[int, ...]], int] = {}
+    position = 0
+    for name, info in tensors.items():
+        begin, end = info.data_offsets
+        if begin != position or end < begin:
+            break
+        key = (info.dtype, info.shape)
+        nbytes = sizes.get(key)
+        if nbytes is None:
+            nbytes = sizes[key] = _nbytes(name, info)
+        if end - begin != nbytes:
+            raise _size_mismatch(name, info, nbytes)
+        position = end
+    else:
+        return tensors
+    by_offset = sorted(tensors.items(), key=lambda item: item[1].data_offsets)
+    _check_sequence(by_offset)
+    return _check_offsets(dict(by_offset))
+
+
+def _check_sequence(by_offset: list[tuple[str, TensorInfo]]) -> None:
+    position = 0
+    previous = None
+    for name, info in by_offset:
+        begin, end = info.data_offsets
+        if end < begin:
+            raise HeaderError(
+                Reason.REVERSED_OFFSETS,
+                f"tensor {name!r}: its data ends at {end}, before its begin at {begin}",
+                tensor=name,
+            )
+        if begin != position:
+            before = f"tensor {previous!r} ends" if previous is not None else "the data begins"
+            kind = Reason.GAP if begin > position else Reason.OVERLAP
+            raise HeaderError(
+                kind,
+                f"tensor {name!r} begins at byte {begin} of the data, but {before} at "
+                f"{position}: the format allows no {kind.value}",
+                tensor=name,
+            )
+        position = end
+        previous = name
+
+
+def _nbytes(name: str, info: TensorInfo) -> int:
+    """Bytes that dtype and shape ask for, computed as the format's u64 arithmetic does."""
+    elements = 1
+    for dimension in info.shape:
+        if not 0 <= dimension <= _U64_MAX:
+            raise HeaderError(
+                Reason.INVALID_SHAPE,
+                f"tensor {name!r}: dimension {dimension} is not an unsigned 64-bit integer",
+                tensor=name,
+            )
+        elements *= dimension
+        if elements > _U64_MAX:
+            break
+    bits = elements * info.dtype.bits
+    if bits > _U64_MAX:
+        raise HeaderError(
+            Reason.SIZE_OVERFLOW,
+            f"tensor {name!r}: the size of its shape overflows 64 bits",
+            tensor=name,
+        )
+    if bits % 8:
+        raise HeaderError(
+            Reason.PARTIAL_BYTE,
+            f"tensor {name!r}: {elements} elements of {info.dtype} do not fill whole bytes",
+            tensor=name,
+        )
+    return bits // 8
+
+
+def _size_mismatch(name: str, info: TensorInfo, nbytes: int) -> HeaderError:
+    return HeaderError(
+        Reason.SIZE_MISMATCH,
+        f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} needs {nbytes:,} bytes, "
+        f"its offsets hold {info.nbytes:,}",
+        tensor=name,
+    )
+
+
+def _check_size(header: Header, size: int) -> None:
+    missing = header.file_nbytes - size
+    if missing > 0:
+        raise HeaderError(
+            Reason.TRUNCATED,
+            f"the file has {size:,} bytes and ends {_readable(missing)} short of what its header "
+            f"describes ({header.file_nbytes:,} bytes): the download or copy is incomplete",
+        )
+    if missing < 0:
+        raise HeaderError(
+            Reason.TRAILING_DATA,
+            f"the file has {size:,} bytes, {_readable(-missing)} more than its header describes "
+            f"({header.file_nbytes:,} bytes)",
+        )
+
+
+def _readable(nbytes: int) -> str:
+    """A size as people write it, in decimal units."""
+    if nbytes < 10_000:
+        return f"{nbytes} bytes" if nbytes != 1 else "1 byte"
+    amount = float(nbytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000:
+            break
+        amount /= 1000
+    else:
+        unit = "TB"
+    return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def encode_header(
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None, *, alignment: int = 8
+) -> bytes:
+    """Encode a header with the length in front of it.
+
+    Args:
+        tensors: The entries in the order in which they are to be written.
+        metadata: Strings by name, written sorted; None for no `__metadata__` entry.
+        alignment: The data begins at a multiple of this many bytes.
+
+    Returns:
+        The first bytes of the file: length, JSON and padding.
+
+    Raises:
+        InvalidInputError: A string cannot be encoded as UTF-8.
+
+    Example:
+        >>> encode_header({"w": TensorInfo(Dtype.U8, (3,), (0, 3))}, None)[8:]
+        b'{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}   '
+    """
+    document: dict[str, object] = {}
+    if metadata is not None:
+        document["__metadata__"] = dict(sorted(metadata.items()))
+    document.update(tensors)
+    text = msgspec.json.encode(document)
+    length = -(-(len(text) + _PREFIX) // alignment) * alignment - _PREFIX
+    return length.to_bytes(_PREFIX, "little") + text.ljust(length)

@@ -1,0 +1,85 @@
+"""The hooks that a plugin may answer, declared for pluggy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from safetensors_core.framework import Framework
+    from safetensors_core.sources.base import ByteSource
+
+__all__ = [
+    "GROUP",
+    "hookimpl",
+    "hookspec",
+    "safetensors_framework",
+    "safetensors_open_source",
+    "safetensors_read_checkpoint",
+]
+
+#: Entry-point group of plugins, and the project name that pluggy's markers carry.
+GROUP = "safetensors_core"
+
+hookspec = pluggy.HookspecMarker(GROUP)
+
+#: Marks a function of a plugin's module as the answer to a hook.
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec
+def safetensors_framework() -> Framework:  # type: ignore[empty-body]
+    """Provide a framework. Called only on the plugin that was asked for.
+
+    Returns:
+        An instance that may be shared between threads.
+
+    Example:
+        >>> @hookimpl
+        ... def safetensors_framework():
+        ...     from safetensors_acme.framework import AcmeFramework  # imports acme only now
+        ...
+        ...     return AcmeFramework()
+    """
+
+
+@hookspec(firstresult=True)
+def safetensors_open_source(
+    location: str | os.PathLike[str], backend: str
+) -> ByteSource | None:
+    """Open a location that lies in a storage system of the plugin's own.
+
+    Args:
+        location: What the user gave: a path or a URL.
+        backend: ``"auto"``, ``"mmap"`` or ``"pread"``; a hint where it does not apply.
+
+    Returns:
+        A source for the file, or None if the location is not the plugin's.
+
+    Example:
+        >>> @hookimpl
+        ... def safetensors_open_source(location, backend):
+        ...     return AcmeSource(location) if str(location).startswith("acme://") else None
+    """
+
+
+@hookspec(firstresult=True)
+def safetensors_read_checkpoint(
+    path: str | os.PathLike[str],
+) -> Iterator[tuple[str, Any]] | None:
+    """Read a foreign checkpoint of the framework, without running code from it.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        Names and tensors one by one, or None if the format is not the plugin's.
+
+    Example:
+        >>> @hookimpl
+        ... def safetensors_read_checkpoint(path):
+        ...     return iter(acme.read(path).items()) if str(path).endswith(".acme") else None
+    """

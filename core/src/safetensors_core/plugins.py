@@ -1,0 +1,377 @@
+"""Finding, loading and listing plugins.
+
+Names come from the metadata of installed distributions; only the plugin that was asked for is
+imported. pluggy would stop at the first broken entry point and drop duplicates silently, so
+entries are loaded here one by one and pluggy registers, validates and orders their hooks.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Mapping
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from safetensors_core import hookspecs
+from safetensors_core.errors import FrameworkNotFoundError, InvalidInputError, PluginError
+from safetensors_core.framework import API_VERSION, Framework
+from safetensors_core.sources import local
+from safetensors_core.sources.base import ByteSource
+
+__all__ = ["PluginInfo", "get_framework", "list_plugins", "open_source", "register_framework"]
+
+#: Environment variable with the names of plugins to leave alone, separated by commas.
+DISABLED = "SAFETENSORS_DISABLED_PLUGINS"
+
+# Extras of this distribution by the names that people type, to suggest what to install.
+_EXTRAS = {
+    "numpy": "numpy",
+    "np": "numpy",
+    "torch": "torch",
+    "pt": "torch",
+    "pytorch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "flax": "jax",
+    "tensorflow": "tensorflow",
+    "tf": "tensorflow",
+    "paddle": "paddle",
+    "mlx": "mlx",
+}
+
+
+class PluginInfo:
+    """One installed plugin, as its distribution's metadata describes it.
+
+    Attributes:
+        name: Name of the plugin.
+        aliases: Other names that it answers to.
+        distribution: Distribution that provides it; empty for one registered at run time.
+        version: Version of that distribution.
+        module: Module that holds its hooks.
+
+    Example:
+        >>> [info.name for info in list_plugins() if info.status == "ok"]  # doctest: +SKIP
+        ['numpy', 'torch']
+    """
+
+    def __init__(
+        self, name: str, aliases: tuple[str, ...], distribution: str, version: str, module: str
+    ) -> None:
+        self.name = name
+        self.aliases = aliases
+        self.distribution = distribution
+        self.version = version
+        self.module = module
+        self.duplicates: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<PluginInfo {self.name!r} of {self.origin}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the plugin, its own first."""
+        return (self.name, *self.aliases)
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version as one text."""
+        return f"{self.distribution} {self.version}" if self.distribution else self.module
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the environment says to leave the plugin alone."""
+        listed = os.environ.get(DISABLED, "").replace(",", " ").split()
+        return not set(self.names).isdisjoint(listed)
+
+    @functools.cached_property
+    def api_version(self) -> int | None:
+        """Version of the contract that the plugin states; None where its module states none.
+
+        Imports the plugin's module, not its framework.
+        """
+        try:
+            return getattr(self._module, "api_version", None)
+        except PluginError:
+            return None
+
+    @functools.cached_property
+    def native_package(self) -> str:
+        """Import name of the framework, where the plugin's module states it; else empty.
+
+        Imports the plugin's module, not its framework.
+        """
+        try:
+            return getattr(self._module, "native_package", "")
+        except PluginError:
+            return ""
+
+    @property
+    def status(self) -> str:
+        """``"ok"``, or why the plugin cannot be used.
+
+        Imports the plugin's module, not its framework.
+        """
+        try:
+            self._check()
+        except PluginError as error:
+            return str(error)
+        return "ok"
+
+    @functools.cached_property
+    def _module(self) -> ModuleType:
+        """The plugin's module, imported and registered."""
+        try:
+            module = metadata.EntryPoint(self.name, self.module, hookspecs.GROUP).load()
+            _register(module)
+        # A plugin's module may fail in any way that code can fail.
+        except Exception as error:
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} cannot be imported: "
+                f"{type(error).__name__}: {error}. Reinstall it or set {DISABLED}={self.name}"
+            ) from error
+        return module  # type: ignore[no-any-return]
+
+    def _check(self) -> None:
+        if self.disabled:
+            raise PluginError(f"plugin {self.name!r} of {self.origin} is disabled by {DISABLED}")
+        if self.duplicates:
+            raise PluginError(
+                f"plugin name {self.name!r} is claimed by {self.origin} and by "
+                f"{', '.join(self.duplicates)}. Uninstall all but one"
+            )
+        self._check_version(getattr(self._module, "api_version", API_VERSION))
+
+    def _check_version(self, version: int) -> None:
+        if version > API_VERSION:
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} needs version {version} of the plugin "
+                f"contract, this safetensors-core has {API_VERSION}. "
+                "Try: pip install --upgrade safetensors-core"
+            )
+
+    def load_framework(self) -> Framework:
+        """Import the framework and return its plugin's instance.
+
+        Returns:
+            The framework, checked against the contract.
+
+        Raises:
+            PluginError: The plugin is disabled, duplicate, broken or too new, or its framework
+                is not installed.
+        """
+        self._check()
+        others = [plugin for plugin in _manager.get_plugins() if plugin is not self._module]
+        try:
+            results = _manager.subset_hook_caller("safetensors_framework", others)()
+        except ImportError as error:
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} cannot import its framework: {error}. "
+                f"{_remedy(self.name)}"
+            ) from error
+        if not results:
+            raise PluginError(f"plugin {self.name!r} of {self.origin} provides no framework")
+        framework = results[0]
+        if not isinstance(framework, Framework):
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} returned {type(framework).__name__} "
+                "instead of a Framework"
+            )
+        self._check_version(framework.api_version)
+        return framework
+
+
+_manager = pluggy.PluginManager(hookspecs.GROUP)
+_manager.add_hookspecs(hookspecs)
+_manager.register(local)
+_frameworks: dict[str, Framework] = {}
+_lock = threading.RLock()
+
+
+def list_plugins() -> list[PluginInfo]:
+    """List the plugins that are installed, from metadata alone.
+
+    Returns:
+        One entry per plugin, ordered by name. Nothing is imported until `status` or
+        `api_version` of an entry is read.
+
+    Example:
+        >>> all(info.name for info in list_plugins())
+        True
+    """
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for entry in metadata.entry_points(group=hookspecs.GROUP):
+        dist = entry.dist
+        origin = (dist.name, dist.version) if dist is not None else ("", "")
+        names = grouped.setdefault((*origin, entry.value), [])
+        names.append(entry.name)
+    plugins = []
+    for (distribution, version, module), names in grouped.items():
+        # The plugin's own name is the one that its distribution is named for.
+        names.sort(key=lambda name: (not distribution.endswith(name), -len(name), name))
+        plugins.append(PluginInfo(names[0], tuple(names[1:]), distribution, version, module))
+    for info in plugins:
+        rivals = [o for o in plugins if o is not info and not set(o.names).isdisjoint(info.names)]
+        info.duplicates = tuple(rival.origin for rival in rivals)
+    installed = {name for info in plugins for name in info.names}
+    for name, framework in _frameworks.items():
+        if name == framework.name and name not in installed:
+            plugins.append(PluginInfo(name, (), "", "", type(framework).__module__))
+    return sorted(plugins, key=lambda info: info.name)
+
+
+def get_framework(framework: str | Framework | object) -> Framework:
+    """The framework of a name or of a tensor.
+
+    Args:
+        framework: A name or alias such as ``"torch"`` or ``"pt"``, a tensor, or a `Framework`,
+            which is returned as it is.
+
+    Returns:
+        The plugin's instance, the same on every call.
+
+    Raises:
+        FrameworkNotFoundError: No installed plugin answers; the error says what to install.
+        PluginError: The plugin is disabled, duplicate, broken or too new.
+
+    Example:
+        >>> get_framework("no such framework")
+        Traceback (most recent call last):
+        safetensors_core.errors.FrameworkNotFoundError: framework 'no such framework' is not ...
+    """
+    if isinstance(framework, Framework):
+        return framework
+    if isinstance(framework, str):
+        return _by_name(framework)
+    return _by_tensor(framework)
+
+
+def register_framework(framework: Framework) -> None:
+    """Make a framework available under its name without installing a plugin.
+
+    Args:
+        framework: The instance; it takes precedence over an installed plugin of that name.
+
+    Raises:
+        InvalidInputError: It is not an instance of `Framework`.
+        PluginError: It was written for a newer version of the contract.
+
+    Example:
+        >>> register_framework("torch")
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: expected an instance of Framework, got str
+    """
+    if not isinstance(framework, Framework):
+        raise InvalidInputError(
+            f"expected an instance of Framework, got {type(framework).__name__}"
+        )
+    module = type(framework).__module__
+    PluginInfo(framework.name, (), "", "", module)._check_version(framework.api_version)
+    with _lock:
+        _frameworks[framework.name] = framework
+
+
+def open_source(location: str | os.PathLike[str], backend: str = "auto") -> ByteSource:
+    """Open a location with the first plugin that knows it.
+
+    Args:
+        location: A path, or a URL that an installed plugin understands.
+        backend: ``"auto"``, ``"mmap"`` or ``"pread"``.
+
+    Returns:
+        The source, its header not read yet.
+
+    Raises:
+        OSError: The file cannot be opened.
+        InvalidInputError: No plugin knows the location.
+
+    Example:
+        >>> open_source("acme://weights")
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: no installed plugin opens 'acme://weights' ...
+    """
+    if not isinstance(location, (str, os.PathLike)):
+        raise InvalidInputError(
+            f"expected a path as str or os.PathLike, got {type(location).__name__}"
+        )
+    arguments: Mapping[str, Any] = {"location": location, "backend": backend}
+    source = _manager.hook.safetensors_open_source(**arguments)
+    if source is None:
+        # Metadata does not say which locations are a plugin's, so now all of them are asked.
+        usable = [info for info in list_plugins() if info.status == "ok"]
+        source = _manager.hook.safetensors_open_source(**arguments)
+        if source is None:
+            raise InvalidInputError(
+                f"no installed plugin opens {os.fspath(location)!r} ({_found(usable)})"
+            )
+    return source  # type: ignore[no-any-return]
+
+
+def _register(module: ModuleType) -> None:
+    with _lock:
+        if _manager.is_registered(module):
+            return
+        try:
+            _manager.register(module)
+        except Exception:
+            # pluggy keeps a plugin whose hooks it found wrong.
+            _manager.unregister(module)
+            raise
+
+
+def _by_name(name: str) -> Framework:
+    framework = _frameworks.get(name)
+    if framework is not None:
+        return framework
+    with _lock:
+        if name not in _frameworks:
+            info = _find(name)
+            framework = info.load_framework()
+            for known in info.names:
+                _frameworks.setdefault(known, framework)
+        return _frameworks[name]
+
+
+def _find(name: str) -> PluginInfo:
+    plugins = list_plugins()
+    for info in plugins:
+        if name in info.names:
+            return info
+    raise FrameworkNotFoundError(
+        f"framework {name!r} is not installed ({_found(plugins)}). {_remedy(name)}"
+    )
+
+
+def _by_tensor(tensor: object) -> Framework:
+    for framework in list(_frameworks.values()):
+        if framework.is_tensor(tensor):
+            return framework
+    # A tensor's framework is imported already, under the name of a package among its classes'.
+    kind = type(tensor)
+    packages = dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__)
+    plugins = list_plugins()
+    named = [info for info in plugins if not packages.keys().isdisjoint(info.names)]
+    for info in named or [info for info in plugins if info.native_package in packages]:
+        framework = _by_name(info.name)
+        if framework.is_tensor(tensor):
+            return framework
+    remedy = next((_remedy(name) for name in packages if name in _EXTRAS), "")
+    raise FrameworkNotFoundError(
+        f"no installed plugin takes objects of type {kind.__module__}.{kind.__qualname__} "
+        f"({_found(plugins)}). {remedy}".rstrip()
+    )
+
+
+def _found(plugins: list[PluginInfo]) -> str:
+    return f"found: {', '.join(info.name for info in plugins) or 'none'}"
+
+
+def _remedy(name: str) -> str:
+    if name in _EXTRAS:
+        return f'Try: pip install "safetensors-core[{_EXTRAS[name]}]"'
+    return "Install the plugin that provides it"

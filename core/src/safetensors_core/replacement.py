@@ -1,0 +1,183 @@
+"""Replacing a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from safetensors_core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ReplacementFile"]
+
+_SUFFIX = ".safetensors-part"
+_PART = re.compile(r"\..{1,50}\.[0-9a-f]{16}" + re.escape(_SUFFIX), re.DOTALL)
+
+
+class ReplacementFile:
+    """A temporary file that takes the place of a target when its block ends without an error.
+
+    It lies beside the target as ``.NAME.TOKEN.safetensors-part`` and is locked while it is
+    written, so that what a killed process left behind can be told from what another one is
+    writing: the next save into the folder removes the former. The target keeps its mode and,
+    where the system allows, its owner; a symbolic link stays a link.
+
+    Args:
+        path: The target; it need not exist.
+        fsync: Whether the block's end waits until file and folder are on disk.
+
+    Raises:
+        OSError: The file system refuses; `filename` is the path that was given.
+        InvalidInputError: The target exists and is a device, a pipe or a socket.
+
+    Example:
+        >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as file:
+        ...     _ = os.write(file.fd, b"abc")
+        >>> (tmp_path / "a.bin").read_bytes()
+        b'abc'
+    """
+
+    fd: int
+
+    def __init__(self, path: str | os.PathLike[str], *, fsync: bool) -> None:
+        self.path = os.fsdecode(path)
+        self._fsync = fsync
+        self._folder_fd = -1
+        self._part = ""
+
+    def __enter__(self) -> Self:
+        with _naming(self.path):
+            self._target = os.path.realpath(self.path)
+            self._existing = _stat_target(self._target, self.path)
+            folder, name = os.path.split(self._target)
+            # Opened first: a folder that cannot be synced is no reason to fail at the end.
+            if self._fsync:
+                self._folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _remove_leftovers(folder)
+                self._create(folder, name)
+            except BaseException:
+                self._close_folder()
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                with _naming(self.path):
+                    self._commit()
+            elif isinstance(error, OSError) and error.filename is None:
+                error.filename = self.path
+        finally:
+            if self._part:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._part)
+            # The lock ends here: only now, because an unlocked part counts as a leftover.
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+            self._close_folder()
+
+    def _create(self, folder: str, name: str) -> None:
+        # A target that only its owner may read is not to be readable under another name.
+        mode = 0o666 if self._existing is None else 0o600
+        while True:
+            part = os.path.join(folder, f".{name[:50]}.{secrets.token_hex(8)}{_SUFFIX}")
+            self.fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            self._part = part
+            # On a file system without locks, nobody can take this one for a leftover either.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between its creation and its lock, another save may have removed the file.
+            if os.fstat(self.fd).st_nlink:
+                return
+            os.close(self.fd)
+
+    def _commit(self) -> None:
+        if self._existing is not None:
+            self._take_over(self._existing)
+        if self._fsync:
+            _sync(self.fd)
+        # A network file system may report failed writes only on close, which must come before
+        # the rename; the lock belongs to the open file and outlives the duplicate.
+        os.close(os.dup(self.fd))
+        os.rename(self._part, self._target)
+        self._part = ""
+        if self._fsync:
+            _sync(self._folder_fd)
+
+    def _take_over(self, existing: os.stat_result) -> None:
+        """Give the new file the owner and the mode of the one it replaces."""
+        own = os.fstat(self.fd)
+        if (own.st_uid, own.st_gid) != (existing.st_uid, existing.st_gid):
+            with contextlib.suppress(PermissionError):
+                os.fchown(self.fd, existing.st_uid, existing.st_gid)
+        os.fchmod(self.fd, stat.S_IMODE(existing.st_mode) & 0o777)
+
+    def _close_folder(self) -> None:
+        if self._folder_fd >= 0:
+            os.close(self._folder_fd)
+            self._folder_fd = -1
+
+
+@contextlib.contextmanager
+def _naming(path: str):  # type: ignore[no-untyped-def]
+    """Let errors of the file system name the path that the user gave."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        error.filename2 = None
+        raise
+
+
+def _stat_target(target: str, path: str) -> os.stat_result | None:
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidInputError(f"{path} is not a regular file and cannot be replaced by one")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file is read-only", path)
+    return status
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Remove what killed processes left behind: files of ours that nobody holds locked."""
+    with os.scandir(folder) as entries:
+        parts = [entry.path for entry in entries if _PART.fullmatch(entry.name)]
+    for part in parts:
+        with contextlib.suppress(OSError):  # not ours to remove, or in use
+            fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(part)
+            finally:
+                os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    if sys.platform == "darwin":  # there, fsync leaves the data in the drive's own cache
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError:
+            pass
+    os.fsync(fd)

@@ -1,0 +1,246 @@
+"""A NumPy-style index → the bytes to read, and the index left to apply to them.
+
+Only whole rows of the leading dimensions are told apart, because only they are contiguous in a
+file: `x[3]`, `x[10:20]`, `x[::4]`, `x[[1, 5]]` and `x[2, 5:9]` read what they select, `x[:, 5]`
+reads all rows and leaves the column to the framework.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from safetensors_core.errors import SliceError
+
+__all__ = ["ReadPlan", "expand_index", "plan_read"]
+
+# Reading over a gap is cheaper than a second request for the bytes behind it, up to about
+# what a disk reads ahead by itself.
+_GAP = 64 * 1024
+
+
+class ReadPlan(NamedTuple):
+    """What to read of a tensor.
+
+    Attributes:
+        ranges: First byte and byte after the last one of each range, counted from the
+            tensor's beginning, ascending.
+        shape: Shape of what the ranges hold together.
+        index: What is left to apply to a tensor of that shape.
+
+    Example:
+        >>> plan_read(2, (4, 8), 32)
+        ReadPlan(ranges=[(64, 96)], shape=(1, 8), index=(0,))
+    """
+
+    ranges: list[tuple[int, int]]
+    shape: tuple[int, ...]
+    index: tuple[Any, ...]
+
+
+def plan_read(index: Any, shape: Sequence[int], bits: int) -> ReadPlan:
+    """Find the bytes that an index needs.
+
+    Args:
+        index: What stands in brackets: integers, slices, Ellipsis, None, lists, arrays of
+            integers or booleans, or a tuple of them.
+        shape: Shape of the tensor in the file.
+        bits: Width of an element in bits.
+
+    Returns:
+        The ranges to read and the index to apply to what they hold.
+
+    Raises:
+        SliceError: The index does not fit the shape or is of a kind that NumPy has not.
+
+    Example:
+        >>> plan_read((slice(1, 3), slice(0, 2)), (4, 8), 8)
+        ReadPlan(ranges=[(8, 24)], shape=(2, 8), index=(slice(None, None, None), slice(0, 2, None)))
+    """
+    shape = tuple(shape)
+    items = expand_index(index if isinstance(index, tuple) else (index,), shape)
+    begin, end = 0, prod(shape) * bits // 8
+    whole = ReadPlan([(begin, end)], shape, items)
+    kept: list[int] = []  # shape of what is read, axis by axis
+    left: list[Any] = []  # index to apply to it
+    for position, item in enumerate(items):
+        axis = len(kept)
+        if item is None:
+            left.append(None)
+            continue
+        if axis == len(shape):  # a trailing boolean or an empty array: nothing to narrow
+            return whole
+        row_bits = prod(shape[axis + 1 :]) * bits
+        if row_bits % 8:
+            return whole
+        row, size = row_bits // 8, shape[axis]
+        if isinstance(item, int) and not isinstance(item, bool):
+            begin += item * row
+            end = begin + row
+            kept.append(1)
+            left.append(0)
+            continue
+        rest = items[position + 1 :]
+        if isinstance(item, slice):
+            rows, local = _slice_rows(item, size)
+        else:
+            selected = _selected_rows(item, size)
+            # Arrays on several axes are broadcast together; rows are then not independent.
+            if selected is None or any(_is_array(other) for other in rest):
+                break
+            rows, local = selected
+        ranges, count, local = _ranges(rows, local, row, begin)
+        return ReadPlan(ranges, (*kept, count, *shape[axis + 1 :]), (*left, local, *rest))
+    else:
+        position = len(items)
+    ranges = [(begin, end)] if end > begin else []
+    return ReadPlan(ranges, (*kept, *shape[len(kept) :]), (*left, *items[position:]))
+
+
+def expand_index(items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Bring an index into one form: no Ellipsis, integers plain and non-negative.
+
+    Args:
+        items: The items of an index.
+        shape: Shape of the tensor.
+
+    Returns:
+        The same index without Ellipsis.
+
+    Raises:
+        SliceError: The index does not fit the shape or is of a kind that NumPy has not.
+
+    Example:
+        >>> expand_index((..., -1), (4, 8))
+        (slice(None, None, None), 7)
+    """
+    items = tuple(_plain(item) for item in items)
+    used = sum(_axes(item) for item in items)
+    if used > len(shape):
+        raise SliceError(f"{used} indices for a tensor of {len(shape)} dimensions")
+    dots = [i for i, item in enumerate(items) if item is Ellipsis]
+    if len(dots) > 1:
+        raise SliceError("an index holds more than one Ellipsis ('...')")
+    if dots:
+        fill = (slice(None),) * (len(shape) - used)
+        items = items[: dots[0]] + fill + items[dots[0] + 1 :]
+    axis = 0
+    checked = []
+    for item in items:
+        if isinstance(item, int) and not isinstance(item, bool):
+            size = shape[axis]
+            if not -size <= item < size:
+                raise SliceError(f"index {item} is out of bounds for axis {axis} of size {size}")
+            item %= size
+        axis += _axes(item)
+        checked.append(item)
+    return tuple(checked)
+
+
+def _plain(item: Any) -> Any:
+    if item is None or item is Ellipsis or isinstance(item, (bool, list)):
+        return item
+    if isinstance(item, slice):
+        try:
+            item.indices(0)
+        except (TypeError, ValueError) as error:
+            raise SliceError(f"{item}: {error}") from None
+        return item
+    if getattr(item, "shape", None):  # an array of any library, not a scalar of one
+        return item
+    if getattr(getattr(item, "dtype", None), "kind", "") == "b":
+        return bool(item)
+    try:
+        return operator.index(item)
+    except TypeError:
+        raise SliceError(
+            f"a tensor cannot be indexed with {type(item).__name__}: use integers, slices, "
+            "'...', None, lists or arrays of integers or booleans"
+        ) from None
+
+
+def _is_array(item: Any) -> bool:
+    return item is not None and item is not Ellipsis and not isinstance(item, (int, slice))
+
+
+def _axes(item: Any) -> int:
+    """How many dimensions of the tensor an item of an index takes up."""
+    if item is None or item is Ellipsis or isinstance(item, bool):
+        return 0
+    return _dimensions(item) if _is_array(item) and _is_boolean(item) else 1
+
+
+def _is_boolean(item: Any) -> bool:
+    if isinstance(item, list):
+        return bool(item) and _is_boolean(item[0])
+    return isinstance(item, bool) or "bool" in str(getattr(item, "dtype", ""))
+
+
+def _dimensions(item: Any) -> int:
+    if isinstance(item, list):
+        return 1 + (_dimensions(item[0]) if item else 0)
+    return len(getattr(item, "shape", ()))
+
+
+def _slice_rows(item: slice, size: int) -> tuple[range, slice]:
+    """Rows of a slice in ascending order, and the slice that is left of it."""
+    rows = range(*item.indices(size))
+    if rows.step < 0:
+        return rows[::-1], slice(None, None, -1)
+    return rows, slice(None)
+
+
+def _selected_rows(item: Any, size: int) -> tuple[list[int], Any] | None:
+    """Rows that a flat list or array selects, and the list that selects them among those."""
+    if isinstance(item, bool) or _dimensions(item) != 1:
+        return None
+    values = item if isinstance(item, list) else item.tolist()
+    if _is_boolean(item):
+        if len(values) != size or not all(isinstance(value, bool) for value in values):
+            raise SliceError(
+                f"a boolean index of length {len(values)} does not fit an axis of size {size}"
+            )
+        values = [row for row, chosen in enumerate(values) if chosen]
+    try:
+        wanted = [operator.index(value) for value in values]
+    except TypeError:
+        raise SliceError("a list used as an index must hold integers or booleans") from None
+    for row in wanted:
+        if not -size <= row < size:
+            raise SliceError(f"index {row} is out of bounds for an axis of size {size}")
+    wanted = [row % size for row in wanted]
+    rows = sorted(set(wanted))
+    place = {row: i for i, row in enumerate(rows)}
+    return rows, [place[row] for row in wanted]
+
+
+def _ranges(
+    rows: Sequence[int], local: Any, row: int, begin: int
+) -> tuple[list[tuple[int, int]], int, Any]:
+    """Byte ranges of ascending rows; small gaps between them are read along."""
+    if not rows:
+        return [], 0, local
+    if isinstance(rows, range) and (rows.step - 1) * row <= _GAP:
+        first, last = rows[0], rows[-1]
+        if rows.step > 1:
+            local = slice(None, None, rows.step * (local.step or 1))
+        return (
+            [(begin + first * row, begin + (last + 1) * row)] if row else [],
+            last - first + 1,
+            local,
+        )
+    return _merge((begin + i * row, begin + (i + 1) * row) for i in rows), len(rows), local
+
+
+def _merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for begin, end in ranges:
+        if begin == end:
+            continue
+        if merged and merged[-1][1] == begin:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((begin, end))
+    return merged

@@ -1,0 +1,250 @@
+"""`ByteSource`: the interface between storage and the rest, and owned memory for what it reads."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from safetensors_core.errors import HeaderError
+from safetensors_core.header import MAX_HEADER, Header, TensorInfo, header_length, parse_header
+from safetensors_core.slicing import plan_read
+
+__all__ = ["ByteSource", "Segment"]
+
+_BEGINNING = 64 * 1024  # first read: holds most headers whole
+_HUGE = 2 * 1024 * 1024  # from here on, page faults cost more than the mapping call
+_MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
+
+
+class Segment(NamedTuple):
+    """A range of a source's bytes and its place in a buffer.
+
+    Attributes:
+        offset: First byte in the source.
+        begin: First byte in the buffer.
+        end: Byte after the last one in the buffer.
+
+    Example:
+        >>> Segment(offset=4096, begin=0, end=512).end
+        512
+    """
+
+    offset: int
+    begin: int
+    end: int
+
+
+class ByteSource(ABC):
+    """One safetensors file, wherever its bytes are.
+
+    A plugin subclasses it for a storage system of its own: `size`, `location`, `read_into` and
+    `close` suffice. All methods may be called from several threads at once.
+
+    Attributes:
+        location: Path or URL, as errors show it.
+        size: Size of the file in bytes.
+        header: The validated header, once `read_header` has run.
+
+    Example:
+        >>> from safetensors_core import save
+        >>> class Stored(ByteSource):
+        ...     '''Bytes in a dictionary.'''
+        ...
+        ...     def __init__(self, store, key):
+        ...         self.location, self.data = key, store[key]
+        ...         self.size = len(self.data)
+        ...
+        ...     def read_into(self, offset, view):
+        ...         view[:] = self.data[offset : offset + len(view)]
+        >>> Stored({"empty": save({})}, "empty").read_header().tensors
+        {}
+    """
+
+    location: str
+    size: int
+    header: Header
+
+    @abstractmethod
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill a buffer with the bytes from an offset of the file on.
+
+        Args:
+            offset: Position in the file, in bytes.
+            view: Writable bytes to fill whole.
+
+        Raises:
+            OSError: The storage failed.
+        """
+
+    def close(self) -> None:
+        """Release what the source holds. Tensors that were loaded stay valid."""
+
+    def read_header(self, max_header: int = MAX_HEADER) -> Header:
+        """Read and validate the header, and remember it in `header`.
+
+        Args:
+            max_header: Longest header to accept, in bytes.
+
+        Returns:
+            The header.
+
+        Raises:
+            HeaderError: The file is not a valid safetensors file; the error names it.
+        """
+        try:
+            beginning = bytearray(min(self.size, _BEGINNING))
+            self.read_into(0, memoryview(beginning))
+            length = header_length(beginning, size=self.size, max_header=max_header)
+            missing = 8 + length - len(beginning)
+            if missing > 0:
+                # One object for the whole header, so that its text exists once.
+                done = len(beginning)
+                beginning += bytes(missing)
+                with memoryview(beginning) as view:
+                    self.read_into(done, view[done:])
+            self.header = parse_header(beginning, size=self.size, max_header=max_header)
+        except HeaderError as error:
+            error.location = self.location
+            raise
+        return self.header
+
+    def fetch(
+        self, infos: Mapping[str, TensorInfo], alignment: int = 1
+    ) -> tuple[memoryview, Mapping[str, TensorInfo]]:
+        """One host buffer that holds some of the tensors.
+
+        Args:
+            infos: The tensors, with the offsets of the header.
+            alignment: Bytes at which each tensor shall begin; never less than its item size.
+
+        Returns:
+            A writable buffer and the same entries with offsets into it. The buffer is owned by
+            the caller; a mapped file returns its map instead, at the file's own alignment.
+
+        Raises:
+            OSError: The storage failed.
+        """
+        placed, segments, nbytes = place(infos, self.header.data_start, alignment)
+        buffer = allocate(nbytes, alignment)
+        self.read_segments(buffer, segments)
+        return buffer, placed
+
+    def fetch_slice(
+        self, info: TensorInfo, index: Any, alignment: int = 1
+    ) -> tuple[memoryview, TensorInfo, tuple[Any, ...]]:
+        """A host buffer that holds what an index selects of one tensor, and little more.
+
+        Args:
+            info: The tensor, with the offsets of the header.
+            index: What stands in brackets, with NumPy's meaning.
+            alignment: Bytes at which the tensor shall begin in the buffer.
+
+        Returns:
+            The buffer, the entry of what it holds, and the index left to apply to that.
+
+        Raises:
+            SliceError: The index does not fit the tensor.
+            OSError: The storage failed.
+        """
+        plan = plan_read(index, info.shape, info.dtype.bits)
+        start = self.header.data_start + info.data_offsets[0]
+        segments, filled = [], 0
+        for begin, end in plan.ranges:
+            segments.append(Segment(start + begin, filled, filled + end - begin))
+            filled += end - begin
+        buffer = allocate(filled, alignment)
+        self.read_segments(buffer, segments)
+        return buffer, TensorInfo(info.dtype, plan.shape, (0, filled)), plan.index
+
+    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
+        """Fill parts of a buffer, one after the other. Override it to read in parallel.
+
+        Args:
+            buffer: The buffer to fill.
+            segments: What to read and where to put it, in the order of the file.
+
+        Raises:
+            OSError: The storage failed.
+        """
+        for segment in segments:
+            self.read_into(segment.offset, buffer[segment.begin : segment.end])
+
+
+def place(
+    infos: Mapping[str, TensorInfo], data_start: int, alignment: int
+) -> tuple[dict[str, TensorInfo], list[Segment], int]:
+    """Lay tensors out in a buffer, each aligned, with as few separate reads as that allows.
+
+    Args:
+        infos: The tensors, with the offsets of the header.
+        data_start: Where the data begins in the file.
+        alignment: Bytes at which each tensor shall begin.
+
+    Returns:
+        The entries with offsets into the buffer, the reads that fill it, and its size.
+
+    Example:
+        >>> from safetensors_core.dtypes import Dtype
+        >>> infos = {"a": TensorInfo(Dtype.U8, (3,), (0, 3)), "b": TensorInfo(Dtype.U8, (1,), (3, 4))}
+        >>> place(infos, 100, 1)[1:]
+        ([Segment(offset=100, begin=0, end=4)], 4)
+        >>> place(infos, 100, 8)[1:]
+        ([Segment(offset=100, begin=0, end=3), Segment(offset=103, begin=8, end=9)], 9)
+    """
+    begins: dict[str, int] = {}
+    segments: list[Segment] = []
+    filled = 0  # end of the last segment in the buffer
+    read = -1  # end of the last segment in the file
+    for name, info in sorted(infos.items(), key=lambda item: item[1].data_offsets):
+        begin, end = info.data_offsets
+        step = max(alignment, info.dtype.bits // 8)
+        position = -(-filled // step) * step
+        begins[name] = position
+        if begin == end:
+            continue
+        if position == filled and begin == read and segments:
+            last = segments[-1]
+            segments[-1] = Segment(last.offset, last.begin, filled + end - begin)
+        else:
+            segments.append(Segment(data_start + begin, position, position + end - begin))
+        filled = position + end - begin
+        read = end
+    placed = {
+        name: TensorInfo(info.dtype, info.shape, (begins[name], begins[name] + info.nbytes))
+        for name, info in infos.items()
+    }
+    return placed, segments, max([filled, *begins.values()])
+
+
+def allocate(nbytes: int, alignment: int = 1) -> memoryview:
+    """Writable memory that is freed with the last reference to it.
+
+    Args:
+        nbytes: Size in bytes.
+        alignment: Bytes of which its address shall be a multiple, up to a page.
+
+    Returns:
+        A buffer of exactly that size; its content is zero.
+
+    Example:
+        >>> len(allocate(1000, alignment=64))
+        1000
+    """
+    if nbytes >= _HUGE:
+        memory = mmap.mmap(-1, nbytes)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:  # a kernel without huge pages
+                pass
+        return memoryview(memory)
+    if alignment <= _MALLOC_ALIGNMENT:
+        return memoryview(bytearray(nbytes))
+    import ctypes
+
+    spare = bytearray(nbytes + alignment)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(spare))
+    begin = -address % alignment
+    return memoryview(spare)[begin : begin + nbytes]

@@ -1,0 +1,92 @@
+"""Opening local files: the storage that core brings itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+
+from safetensors_core.errors import InvalidInputError
+from safetensors_core.hookspecs import hookimpl
+from safetensors_core.sources.base import ByteSource
+from safetensors_core.sources.file import FileSource
+from safetensors_core.sources.mapped import MappedSource
+
+__all__ = ["is_network_file", "safetensors_open_source"]
+
+_BACKENDS = {"mmap": MappedSource, "pread": FileSource}
+
+# File systems on which a page fault is a round trip. Plain "fuse" and "fuse.NAME" are user-space
+# file systems; "fuseblk" is a local disk (NTFS, exFAT).
+_NETWORK = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|nfs4?|ocfs2|orangefs|"
+    r"pvfs2|smb2|smb3|smbfs|vboxsf|virtiofs|vmhgfs|wekafs"
+)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@hookimpl(trylast=True)
+def safetensors_open_source(
+    location: str | os.PathLike[str], backend: str
+) -> ByteSource | None:
+    """Open a local file with the backend asked for.
+
+    Args:
+        location: Path of the file.
+        backend: ``"mmap"``, ``"pread"``, or ``"auto"`` for what suits its file system.
+
+    Returns:
+        The file; None for a URL, which other plugins may know.
+
+    Raises:
+        OSError: The file cannot be opened.
+        InvalidInputError: The backend is unknown or the location is no regular file.
+
+    Example:
+        >>> safetensors_open_source("https://example.org/model.safetensors", "auto") is None
+        True
+    """
+    if isinstance(location, str) and _URL.match(location):
+        return None
+    if backend == "auto":
+        backend = "pread" if is_network_file(location) else "mmap"
+    if backend not in _BACKENDS:
+        raise InvalidInputError(
+            f"backend {backend!r} is unknown: choose 'auto', {', '.join(map(repr, _BACKENDS))}"
+        )
+    return _BACKENDS[backend](location)
+
+
+def is_network_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file lies on a network or user-space file system, where maps are slow.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True if its file system is known to be one; False where the system does not tell.
+
+    Example:
+        >>> is_network_file("/proc/self/mountinfo")
+        False
+    """
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return False
+    return _NETWORK.fullmatch(_filesystem(device)) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(device: int) -> str:
+    """Type of the file system of a device, from Linux's table of mounts; "" if unknown."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                fields, _, kind = line.partition(" - ")
+                if fields.split()[2] == number:
+                    return kind.split()[0]
+    except OSError:
+        pass
+    return ""

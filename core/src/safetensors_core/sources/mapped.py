@@ -1,0 +1,113 @@
+"""A file mapped into memory."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors_core.errors import ClosedFileError, HeaderError
+from safetensors_core.header import MAX_HEADER, Header, TensorInfo, parse_header
+from safetensors_core.slicing import expand_index
+from safetensors_core.sources.base import ByteSource
+from safetensors_core.sources.file import open_regular
+
+__all__ = ["MappedSource"]
+
+# Without it, Linux refuses a private map larger than memory although pages are only taken when
+# somebody writes to them. Python names the flag since 3.13; the value is Linux's.
+_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+class MappedSource(ByteSource):
+    """A file mapped privately: lazy, without copies, writable without effect on the file.
+
+    Tensors alias the map and keep it alive after `close`. Bytes are read when they are first
+    touched, so a file that somebody truncates meanwhile ends the process with SIGBUS; replace
+    files instead, as `save_file` does, or use `FileSource`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be opened or mapped.
+
+    Example:
+        >>> from safetensors_core import save
+        >>> path = tmp_path / "empty.safetensors"
+        >>> _ = path.write_bytes(save({}))
+        >>> MappedSource(path).read_header().tensors
+        {}
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.location = os.fsdecode(path)
+        fd, self.size = open_regular(path)
+        try:
+            # An empty file cannot be mapped; reading its header says what is wrong with it.
+            self._map = map_privately(fd, self.size) if self.size else memoryview(b"")
+        except OSError as error:
+            error.filename = self.location
+            raise
+        finally:
+            os.close(fd)
+
+    def read_header(self, max_header: int = MAX_HEADER) -> Header:
+        """Validate the header in place and remember it in `header`."""
+        try:
+            self.header = parse_header(self._mapped(), max_header=max_header)
+        except HeaderError as error:
+            error.location = self.location
+            raise
+        return self.header
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Copy bytes out of the map."""
+        view[:] = self._mapped()[offset : offset + len(view)]
+
+    def fetch(
+        self, infos: Mapping[str, TensorInfo], alignment: int = 1
+    ) -> tuple[memoryview, Mapping[str, TensorInfo]]:
+        """The map itself, from the first byte of data on; `infos` as they are."""
+        return self._mapped()[self.header.data_start :], infos
+
+    def fetch_slice(
+        self, info: TensorInfo, index: Any, alignment: int = 1
+    ) -> tuple[memoryview, TensorInfo, tuple[Any, ...]]:
+        """The map itself with the whole index left to apply: pages are read when touched."""
+        items = index if isinstance(index, tuple) else (index,)
+        return self.fetch({}, alignment)[0], info, expand_index(items, info.shape)
+
+    def close(self) -> None:
+        """Let go of the map, which ends with the last tensor that aliases it."""
+        # Never mmap.close(): a framework may hold the address without holding an export.
+        self._map = None  # type: ignore[assignment]
+
+    def _mapped(self) -> memoryview:
+        if self._map is None:
+            raise ClosedFileError(f"{self.location} is closed")
+        return self._map
+
+
+def map_privately(fd: int, nbytes: int) -> memoryview:
+    """Map a file copy-on-write.
+
+    Args:
+        fd: Descriptor of the file; may be closed afterwards.
+        nbytes: How much of the file to map, in bytes.
+
+    Returns:
+        Writable memory backed by the file.
+    """
+    options = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    return memoryview(
+        mmap.mmap(
+            fd,
+            nbytes,
+            flags=mmap.MAP_PRIVATE | _NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            **options,
+        )
+    )

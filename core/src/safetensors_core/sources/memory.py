@@ -1,0 +1,63 @@
+"""A file whose bytes are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from safetensors_core.errors import InvalidInputError
+from safetensors_core.header import TensorInfo
+from safetensors_core.sources.base import ByteSource, Segment
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["MemorySource"]
+
+
+class MemorySource(ByteSource):
+    """The bytes of a file, from any object with the buffer protocol.
+
+    Tensors alias a writable object (a bytearray, a map) and keep it alive. A read-only one
+    (bytes) is copied, because frameworks would let their users write through it.
+
+    Args:
+        data: The bytes of a whole file.
+        location: Name that errors show.
+
+    Raises:
+        InvalidInputError: `data` is no contiguous buffer.
+
+    Example:
+        >>> from safetensors_core import save
+        >>> MemorySource(save({})).read_header().tensors
+        {}
+    """
+
+    def __init__(self, data: Buffer, location: str = "<memory>") -> None:
+        try:
+            self._view = memoryview(data).cast("B")
+        except TypeError as error:
+            raise InvalidInputError(
+                f"expected the bytes of a safetensors file, got {type(data).__name__}: {error}"
+            ) from None
+        self.location = location
+        self.size = len(self._view)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Copy bytes."""
+        view[:] = self._view[offset : offset + len(view)]
+
+    def fetch(
+        self, infos: Mapping[str, TensorInfo], alignment: int = 1
+    ) -> tuple[memoryview, Mapping[str, TensorInfo]]:
+        """The object itself where it is writable, a copy of the tensors otherwise."""
+        if self._view.readonly:
+            return super().fetch(infos, alignment)
+        return self._view[self.header.data_start :], infos
+
+    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
+        """Copy segments."""
+        for segment in segments:
+            length = segment.end - segment.begin
+            buffer[segment.begin : segment.end] = self._view[segment.offset :][:length]

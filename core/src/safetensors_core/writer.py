@@ -1,0 +1,355 @@
+"""Writing: `save_file`, `save`, and `save_stream` for what does not fit in memory."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safetensors_core import collector
+from safetensors_core.errors import (
+    FrameworkNotFoundError,
+    InvalidInputError,
+    PluginError,
+    UnsupportedDtypeError,
+)
+from safetensors_core.framework import Framework, TensorSpec
+from safetensors_core.header import MAX_HEADER, TensorInfo, encode_header
+from safetensors_core.plugins import get_framework
+from safetensors_core.replacement import ReplacementFile
+from safetensors_core.sources.local import is_network_file
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["save", "save_file", "save_stream"]
+
+_BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
+_MAX_BUFFERS = 1024  # IOV_MAX on Linux and macOS
+_MAX_ALIGNMENT = 1 << 20
+
+
+class _Entry(NamedTuple):
+    """One tensor to write: its description, and its bytes once they are asked for."""
+
+    spec: TensorSpec
+    chunks: Callable[[], Iterable[Buffer]]
+
+
+def save_file(
+    tensors: Mapping[str, Any],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save tensors to a file, whole or not at all.
+
+    The file appears under its name when it is complete and, by default, on disk; until then the
+    previous one stays as it is. It keeps the previous one's mode and follows symbolic links.
+    Tensors that are not contiguous on the host are copied there one at a time.
+
+    Args:
+        tensors: Tensors by name, of any installed framework, also mixed. Not changed.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk. Without it a save is faster, and a
+            power cut soon afterwards can leave a file with wrong values.
+
+    Raises:
+        InvalidInputError: A name, a metadata value, a tensor or `alignment` cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        PluginError: No installed plugin takes one of the tensors.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> save_file({"w": np.zeros((2, 3))}, tmp_path / "model.safetensors", {"step": "100"})
+    """
+    _write_file(_entries(tensors), filename, metadata, alignment, fsync)
+
+
+def save(
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save tensors to bytes.
+
+    Args:
+        tensors: Tensors by name, of any installed framework, also mixed. Not changed.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes that `save_file` would write.
+
+    Raises:
+        InvalidInputError: A name, a metadata value, a tensor or `alignment` cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        PluginError: No installed plugin takes one of the tensors.
+
+    Example:
+        >>> len(save({"w": np.zeros(4)}))
+        104
+    """
+    entries = _entries(tensors)
+    beginning, infos = _lay_out(entries, metadata, alignment)
+    output = io.BytesIO()
+    output.write(beginning)
+    with collector.paused():
+        for name in infos:
+            for chunk in _checked_chunks(name, entries[name]):
+                output.write(chunk)
+    return output.getvalue()
+
+
+def save_stream(
+    entries: Iterable[tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save tensors whose bytes are produced one chunk at a time, without holding them.
+
+    All names and specs are consumed first, because the header comes first; then each callable
+    is called once, in the order of the file. Memory stays at one chunk.
+
+    Args:
+        entries: Name, dtype and shape, and a callable that yields the tensor's bytes in C
+            order, little-endian, in as many chunks as it likes.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        InvalidInputError: An entry cannot be saved, occurs twice, or yields more or fewer
+            bytes than its spec says.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> from safetensors_core import Dtype, TensorSpec
+        >>> rows = TensorSpec(Dtype.F32, (1000, 256))
+        >>> path = tmp_path / "rows.safetensors"
+        >>> save_stream([("rows", rows, lambda: (bytes(1024) for _ in range(1000)))], path)
+        >>> path.stat().st_size
+        1024072
+    """
+    collected: dict[str, _Entry] = {}
+    for name, spec, chunks in entries:
+        if name in collected:
+            raise InvalidInputError(f"tensor {name!r} occurs twice")
+        collected[name] = _Entry(spec, chunks)
+    _write_file(collected, filename, metadata, alignment, fsync)
+
+
+def _entries(tensors: Mapping[str, Any]) -> dict[str, _Entry]:
+    """Describe every tensor and let each framework refuse what cannot be saved together."""
+    if not isinstance(tensors, Mapping):
+        raise InvalidInputError(
+            f"expected tensors by name in a mapping, got {type(tensors).__name__}"
+        )
+    frameworks: dict[type, Framework] = {}
+    groups: dict[Framework, dict[str, Any]] = {}
+    entries: dict[str, _Entry] = {}
+    with collector.paused():
+        for name, tensor in tensors.items():
+            kind = type(tensor)
+            framework = frameworks.get(kind)
+            try:
+                if framework is None:
+                    framework = frameworks[kind] = get_framework(_not_a_name(tensor))
+                spec = framework.describe(tensor)
+            except UnsupportedDtypeError as error:
+                error.tensor = name
+                raise
+            except (FrameworkNotFoundError, InvalidInputError) as error:
+                error.args = (f"tensor {name!r}: {error}",)
+                raise
+            groups.setdefault(framework, {})[name] = tensor
+            entries[name] = _Entry(spec, _Tensor(framework, tensor).chunks)
+    for framework, group in groups.items():
+        framework.check_saveable(group)
+    return entries
+
+
+def _not_a_name(tensor: object) -> object:
+    if isinstance(tensor, (str, Framework)):
+        raise InvalidInputError(f"expected a tensor, got {type(tensor).__name__}")
+    return tensor
+
+
+class _Tensor:
+    """A tensor that is turned into bytes when it is its turn."""
+
+    __slots__ = ("_framework", "_tensor")
+
+    def __init__(self, framework: Framework, tensor: Any) -> None:
+        self._framework = framework
+        self._tensor = tensor
+
+    def chunks(self) -> tuple[Buffer]:
+        return (self._framework.to_buffer(self._tensor),)
+
+
+def _lay_out(
+    entries: Mapping[str, _Entry], metadata: Mapping[str, str] | None, alignment: int
+) -> tuple[bytes, dict[str, TensorInfo]]:
+    """The beginning of the file, and the tensors in the order in which they follow."""
+    _check_names(entries)
+    _check_metadata(metadata)
+    if alignment < 8 or alignment > _MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise InvalidInputError(
+            f"alignment {alignment!r} is not a power of two from 8 to {_MAX_ALIGNMENT}"
+        )
+    infos: dict[str, TensorInfo] = {}
+    position = 0
+    for name in sorted(entries, key=lambda name: (-entries[name].spec.dtype.rank, name)):
+        spec = entries[name].spec
+        nbytes = spec.nbytes
+        if nbytes * 8 % spec.dtype.bits and spec.dtype.bits < 8:
+            raise InvalidInputError(
+                f"tensor {name!r}: {spec.dtype} of shape {list(spec.shape)} does not fill "
+                "whole bytes"
+            )
+        infos[name] = TensorInfo(spec.dtype, spec.shape, (position, position + nbytes))
+        position += nbytes
+    beginning = encode_header(infos, metadata, alignment=alignment)
+    if len(beginning) - 8 > MAX_HEADER:
+        warnings.warn(
+            f"the header has {len(beginning) - 8:,} bytes; readers refuse more than "
+            f"{MAX_HEADER:,} unless they are told to accept them",
+            stacklevel=4,
+        )
+    return beginning, infos
+
+
+def _check_names(entries: Mapping[str, _Entry]) -> None:
+    for name in entries:
+        if not isinstance(name, str):
+            raise InvalidInputError(
+                f"tensor names must be strings, got {name!r} ({type(name).__name__})"
+            )
+        if name == "__metadata__":
+            raise InvalidInputError(
+                "a tensor cannot be named '__metadata__': the format reserves that name"
+            )
+        _check_text(name, "tensor name")
+
+
+def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
+    for key, value in metadata.items():
+        for text in (key, value):
+            if not isinstance(text, str):
+                raise InvalidInputError(
+                    f"metadata must map strings to strings, got {key!r}: {value!r}"
+                )
+            _check_text(text, "metadata")
+
+
+def _check_text(text: str, what: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"{what} {ascii(text[:80])} holds a lone surrogate, which UTF-8 cannot encode"
+        ) from None
+
+
+def _write_file(
+    entries: Mapping[str, _Entry],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None,
+    alignment: int,
+    fsync: bool,
+) -> None:
+    if not isinstance(filename, (str, os.PathLike)):
+        raise InvalidInputError(
+            f"expected a path as str or os.PathLike, got {type(filename).__name__}"
+        )
+    beginning, infos = _lay_out(entries, metadata, alignment)
+    last = next(reversed(infos.values())).data_offsets[1] if infos else 0
+    with ReplacementFile(filename, fsync=fsync) as file, collector.paused():
+        _reserve(file.fd, len(beginning) + last, file.path)
+        position = 0
+        for batch in _batches(beginning, infos, entries):
+            position = _write(file.fd, batch, position)
+
+
+def _reserve(fd: int, nbytes: int, path: str) -> None:
+    """Allocate the file's blocks at once: writing is then faster, and a full disk shows early."""
+    # The C library would emulate it there, with one write per block.
+    if not hasattr(os, "posix_fallocate") or is_network_file(os.path.dirname(path) or "."):
+        return
+    try:
+        os.posix_fallocate(fd, 0, nbytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+
+
+def _batches(
+    beginning: bytes, infos: Mapping[str, TensorInfo], entries: Mapping[str, _Entry]
+) -> Iterator[list[memoryview]]:
+    """Chunks in the order of the file, small ones gathered so that few calls write them."""
+    batch = [memoryview(beginning)]
+    nbytes = len(beginning)
+    for name in infos:
+        for chunk in _checked_chunks(name, entries[name]):
+            batch.append(chunk)
+            nbytes += len(chunk)
+            if nbytes >= _BATCH or len(batch) == _MAX_BUFFERS:
+                yield batch
+                batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def _checked_chunks(name: str, entry: _Entry) -> Iterator[memoryview]:
+    """A tensor's bytes, which must be as many as its entry in the header says."""
+    expected = entry.spec.nbytes
+    if expected == 0:
+        return
+    given = 0
+    for chunk in entry.chunks():
+        view = memoryview(chunk)
+        if view.nbytes == 0:
+            continue
+        given += view.nbytes
+        if given > expected:
+            break
+        yield view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    if given != expected:
+        raise InvalidInputError(
+            f"tensor {name!r}: {entry.spec.dtype} of shape {list(entry.spec.shape)} has "
+            f"{expected:,} bytes, but {'more' if given > expected else f'only {given:,}'} came"
+        )
+
+
+def _write(fd: int, views: list[memoryview], position: int) -> int:
+    """Write views one after the other, also where the system takes fewer bytes at a time."""
+    while views:
+        count = os.pwritev(fd, views, position)
+        position += count
+        done = 0
+        while done < len(views) and count >= len(views[done]):
+            count -= len(views[done])
+            done += 1
+        views = views[done:]
+        if views and count:
+            views[0] = views[0][count:]
+    return position

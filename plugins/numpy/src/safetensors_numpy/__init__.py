@@ -1,0 +1,137 @@
+"""safetensors files for NumPy.
+
+The functions take and return arrays; `safetensors_core` has the same ones for any framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import safetensors_core
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from typing_extensions import Buffer
+
+    from safetensors_core.reader import Backend
+
+__all__ = ["load", "load_file", "save", "save_file"]
+
+__version__ = "0.1.0"
+
+
+def save(
+    tensor_dict: Mapping[str, npt.NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save arrays to bytes.
+
+    Args:
+        tensor_dict: Arrays by name; strided, transposed and big-endian ones too. Not changed.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or an array cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+
+    Example:
+        >>> len(save({"w": np.zeros(4)}))
+        104
+    """
+    return safetensors_core.save(tensor_dict, metadata, alignment=alignment)
+
+
+def save_file(
+    tensor_dict: Mapping[str, npt.NDArray[Any]],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save arrays to a file, whole or not at all.
+
+    Args:
+        tensor_dict: Arrays by name; strided, transposed and big-endian ones too. Not changed.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or an array cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> save_file({"w": np.zeros((2, 3))}, tmp_path / "model.safetensors")
+    """
+    safetensors_core.save_file(tensor_dict, filename, metadata, alignment=alignment, fsync=fsync)
+
+
+def load(
+    data: Buffer, device: str = "cpu", *, max_header: int = safetensors_core.MAX_HEADER
+) -> dict[str, npt.NDArray[Any]]:
+    """Load the arrays of a file that is in memory.
+
+    Args:
+        data: The bytes of a file.
+        device: ``"cpu"``; here for symmetry with other frameworks.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Arrays by name. They borrow `data` where it is writable; read-only data is copied.
+
+    Raises:
+        HeaderError: The bytes are not a valid safetensors file.
+
+    Example:
+        >>> load(save({"w": np.ones(2)}))
+        {'w': array([1., 1.])}
+    """
+    return safetensors_core.load(data, "numpy", device, max_header=max_header)
+
+
+def load_file(
+    filename: str | os.PathLike[str],
+    device: str = "cpu",
+    *,
+    backend: Backend = "auto",
+    keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, npt.NDArray[Any]]:
+    """Load the arrays of a file.
+
+    Args:
+        filename: Path of the file.
+        device: ``"cpu"``; here for symmetry with other frameworks.
+        backend: ``"mmap"`` (lazy; arrays borrow the map, writable without effect on the file),
+            ``"pread"`` (arrays own their memory), or ``"auto"``.
+        keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
+            function of the name. All by default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Arrays by name, in the order of the file.
+
+    Raises:
+        HeaderError: The file is not a valid safetensors file.
+        TensorNotFoundError: A name or prefix in `keys` matches nothing.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> save_file({"w": np.ones(2)}, tmp_path / "model.safetensors")
+        >>> load_file(tmp_path / "model.safetensors")
+        {'w': array([1., 1.])}
+    """
+    return safetensors_core.load_file(
+        filename, "numpy", device, backend=backend, keys=keys, max_header=max_header
+    )

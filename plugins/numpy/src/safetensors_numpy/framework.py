@@ -1,0 +1,147 @@
+"""`NumpyFramework`: arrays of NumPy and of the types that `ml_dtypes` adds to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from safetensors_core import (
+    Dtype,
+    Framework,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    UnsupportedDtypeError,
+)
+from safetensors_numpy.packing import pack, unpack
+
+__all__ = ["NumpyFramework"]
+
+Array = npt.NDArray[Any]
+
+# Little-endian by name: on a big-endian machine too, an array over the file is read right.
+_DTYPES: dict[Dtype, np.dtype[Any]] = {
+    Dtype.BOOL: np.dtype("?"),
+    Dtype.F4: np.dtype(ml_dtypes.float4_e2m1fn),
+    Dtype.F6_E2M3: np.dtype(ml_dtypes.float6_e2m3fn),
+    Dtype.F6_E3M2: np.dtype(ml_dtypes.float6_e3m2fn),
+    Dtype.U8: np.dtype("u1"),
+    Dtype.I8: np.dtype("i1"),
+    Dtype.F8_E5M2: np.dtype(ml_dtypes.float8_e5m2),
+    Dtype.F8_E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
+    Dtype.F8_E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
+    Dtype.F8_E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    Dtype.F8_E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
+    Dtype.I16: np.dtype("<i2"),
+    Dtype.U16: np.dtype("<u2"),
+    Dtype.F16: np.dtype("<f2"),
+    Dtype.BF16: np.dtype(ml_dtypes.bfloat16),
+    Dtype.I32: np.dtype("<i4"),
+    Dtype.U32: np.dtype("<u4"),
+    Dtype.F32: np.dtype("<f4"),
+    Dtype.C64: np.dtype("<c8"),
+    Dtype.F64: np.dtype("<f8"),
+    Dtype.I64: np.dtype("<i8"),
+    Dtype.U64: np.dtype("<u8"),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+class NumpyFramework(Framework):
+    """NumPy arrays on the host.
+
+    Every type of the format is represented exactly. F4 and F6, which the file packs several to
+    a byte, are one byte per element in an array and are unpacked into memory of their own; all
+    other arrays alias the buffer that they come from, at any offset.
+
+    Example:
+        >>> NumpyFramework().describe(np.zeros((2, 3), dtype=">f8"))
+        TensorSpec(dtype=<Dtype.F64: 'F64'>, shape=(2, 3))
+    """
+
+    name: ClassVar[str] = "numpy"
+    native_package: ClassVar[str] = "numpy"
+    dtypes: Mapping[Dtype, np.dtype[Any]] = _DTYPES
+
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is an array or a NumPy scalar."""
+        return isinstance(obj, (np.ndarray, np.generic))
+
+    def describe(self, tensor: Array) -> TensorSpec:
+        """Dtype and shape of an array in the file."""
+        code = _CODES.get(tensor.dtype)
+        if code is None:
+            code = _CODES.get(tensor.dtype.newbyteorder("<"))
+        if code is None:
+            raise UnsupportedDtypeError(
+                tensor.dtype, "the safetensors format", remedy="Convert the array with astype()"
+            )
+        if isinstance(tensor, np.ma.MaskedArray):
+            raise InvalidInputError(
+                "a masked array would lose its mask: save its data and mask as two arrays, "
+                "or use filled()"
+            )
+        return TensorSpec(code, tensor.shape)
+
+    def to_buffer(self, tensor: Array) -> memoryview:
+        """The bytes of an array; aliases one that is contiguous and little-endian."""
+        array = np.asarray(tensor)
+        code = _CODES.get(array.dtype)
+        if code is None:
+            code = _CODES[array.dtype.newbyteorder("<")]
+            array = array.astype(_DTYPES[code])
+        if code.bits < 8:
+            array = pack(array, code.bits)
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, Array]:
+        """Arrays over a buffer; F4 and F6 are unpacked into arrays of their own."""
+        check_device(device)
+        arrays: dict[str, Array] = {}
+        for name, info in infos.items():
+            begin, end = info.data_offsets
+            if info.dtype.bits < 8:
+                packed = np.frombuffer(buffer[begin:end], np.uint8)
+                unpacked = unpack(packed, info.dtype.bits, math.prod(info.shape))
+                arrays[name] = unpacked.view(_DTYPES[info.dtype]).reshape(info.shape)
+            else:
+                arrays[name] = np.ndarray(info.shape, _DTYPES[info.dtype], buffer, begin)
+        return arrays
+
+    def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Array:
+        """An array, or a view of one, with an index applied."""
+        array = self.from_buffers(buffer, {"": info}, device)[""]
+        # A full set of integers gives a scalar, which would lose what an array can do.
+        return np.asarray(array[index], dtype=array.dtype)
+
+    def storage_key(self, tensor: Array) -> Hashable | None:
+        """The object that owns an array's memory, by identity."""
+        owner: Any = tensor
+        while isinstance(owner, np.ndarray) and owner.base is not None:
+            owner = owner.base
+        return id(owner)
+
+
+def check_device(device: Any) -> None:
+    """Refuse every device but the host.
+
+    Args:
+        device: ``"cpu"`` or None.
+
+    Raises:
+        InvalidInputError: It is anything else.
+
+    Example:
+        >>> check_device("cuda")
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: NumPy arrays live on the 'cpu', not on 'cuda'
+    """
+    if device is not None and device != "cpu":
+        raise InvalidInputError(f"NumPy arrays live on the 'cpu', not on {device!r}")

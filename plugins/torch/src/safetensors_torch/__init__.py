@@ -1,0 +1,146 @@
+"""safetensors files for PyTorch.
+
+The functions take and return tensors; `safetensors_core` has the same ones for any framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import safetensors_core
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import Buffer
+
+    from safetensors_core.reader import Backend
+
+__all__ = ["load", "load_file", "load_model", "save", "save_file", "save_model"]
+
+__version__ = "0.1.0"
+
+
+def save(
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save tensors to bytes.
+
+    Args:
+        tensors: Dense tensors by name, on any device. Not changed.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        SharedMemoryError: Some tensors overlap in memory.
+        InvalidInputError: A name, a metadata value or a tensor cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+
+    Example:
+        >>> len(save({"w": torch.zeros(4)}))
+        88
+    """
+    return safetensors_core.save(tensors, metadata, alignment=alignment)
+
+
+def save_file(
+    tensors: Mapping[str, torch.Tensor],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save tensors to a file, whole or not at all.
+
+    Args:
+        tensors: Dense tensors by name, on any device; those that are not contiguous on the CPU
+            are copied there one at a time. Not changed.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        SharedMemoryError: Some tensors overlap in memory.
+        InvalidInputError: A name, a metadata value or a tensor cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> save_file({"w": torch.zeros(2, 3)}, tmp_path / "model.safetensors")
+    """
+    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+
+
+def load(
+    data: Buffer,
+    device: str | int | torch.device = "cpu",
+    *,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, torch.Tensor]:
+    """Load the tensors of a file that is in memory.
+
+    Args:
+        data: The bytes of a file.
+        device: Where the tensors shall live.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Tensors by name. On the CPU they borrow `data` where it is writable; read-only data is
+        copied.
+
+    Raises:
+        HeaderError: The bytes are not a valid safetensors file.
+        UnsupportedDtypeError: torch cannot represent a tensor exactly.
+
+    Example:
+        >>> load(save({"w": torch.ones(2)}))
+        {'w': tensor([1., 1.])}
+    """
+    return safetensors_core.load(data, "torch", device, max_header=max_header)
+
+
+def load_file(
+    filename: str | os.PathLike[str],
+    device: str | int | torch.device = "cpu",
+    *,
+    backend: Backend = "auto",
+    keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, torch.Tensor]:
+    """Load the tensors of a file.
+
+    Args:
+        filename: Path of the file.
+        device: Where the tensors shall live; on ``"meta"`` no data is read.
+        backend: ``"mmap"`` (lazy; tensors on the CPU borrow the map, writable without effect on
+            the file), ``"pread"`` (tensors own their memory), or ``"auto"``.
+        keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
+            function of the name. All by default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Tensors by name, in the order of the file.
+
+    Raises:
+        HeaderError: The file is not a valid safetensors file.
+        TensorNotFoundError: A name or prefix in `keys` matches nothing.
+        UnsupportedDtypeError: torch cannot represent a tensor exactly.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
+        >>> load_file(tmp_path / "model.safetensors")
+        {'w': tensor([1., 1.])}
+    """
+    return safetensors_core.load_file(
+        filename, "torch", device, backend=backend, keys=keys, max_header=max_header
+    )

@@ -1,0 +1,242 @@
+"""`TorchFramework`: tensors of PyTorch on any of its devices."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from safetensors_core import (
+    ByteSource,
+    Dtype,
+    Framework,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    UnsupportedDtypeError,
+)
+from safetensors_torch.indexing import apply_index
+from safetensors_torch.sharing import check_sharing
+
+__all__ = ["TorchFramework"]
+
+_DTYPES: dict[Dtype, torch.dtype] = {
+    Dtype.BOOL: torch.bool,
+    Dtype.F4: torch.float4_e2m1fn_x2,
+    Dtype.U8: torch.uint8,
+    Dtype.I8: torch.int8,
+    Dtype.F8_E5M2: torch.float8_e5m2,
+    Dtype.F8_E4M3: torch.float8_e4m3fn,
+    Dtype.F8_E8M0: torch.float8_e8m0fnu,
+    Dtype.F8_E4M3FNUZ: torch.float8_e4m3fnuz,
+    Dtype.F8_E5M2FNUZ: torch.float8_e5m2fnuz,
+    Dtype.I16: torch.int16,
+    Dtype.U16: torch.uint16,
+    Dtype.F16: torch.float16,
+    Dtype.BF16: torch.bfloat16,
+    Dtype.I32: torch.int32,
+    Dtype.U32: torch.uint32,
+    Dtype.F32: torch.float32,
+    Dtype.C64: torch.complex64,
+    Dtype.F64: torch.float64,
+    Dtype.I64: torch.int64,
+    Dtype.U64: torch.uint64,
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_CPU = torch.device("cpu")
+
+
+class TorchFramework(Framework):
+    """PyTorch tensors.
+
+    Tensors on the CPU alias the buffer that they come from, each with a storage of exactly its
+    own bytes; on another device they are copies. F4 is torch's packed ``float4_e2m1fn_x2``,
+    whose last dimension is half as long as the file says. F6 does not exist in torch.
+
+    Example:
+        >>> TorchFramework().describe(torch.zeros(2, 3, dtype=torch.bfloat16))
+        TensorSpec(dtype=<Dtype.BF16: 'BF16'>, shape=(2, 3))
+    """
+
+    name: ClassVar[str] = "torch"
+    native_package: ClassVar[str] = "torch"
+    dtypes: Mapping[Dtype, torch.dtype] = _DTYPES
+
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is a tensor, a parameter or a buffer."""
+        return isinstance(obj, torch.Tensor)
+
+    def describe(self, tensor: torch.Tensor) -> TensorSpec:
+        """Dtype and shape of a tensor in the file."""
+        _check_saveable(tensor)
+        code = _CODES.get(tensor.dtype)
+        if code is None:
+            raise UnsupportedDtypeError(
+                tensor.dtype, "the safetensors format", remedy="Convert the tensor with to()"
+            )
+        shape = tuple(tensor.shape)
+        if code is Dtype.F4:
+            if not shape:
+                raise InvalidInputError(
+                    "a packed F4 tensor without dimensions holds two elements; reshape it to (1,)"
+                )
+            shape = (*shape[:-1], shape[-1] * 2)
+        return TensorSpec(code, shape)
+
+    def to_buffer(self, tensor: torch.Tensor) -> memoryview:
+        """The bytes of a tensor; aliases one that is contiguous on the CPU."""
+        if tensor.is_meta:
+            raise InvalidInputError("a tensor on the 'meta' device has no data to save")
+        host = tensor.detach().to(_CPU).resolve_conj().resolve_neg().contiguous()
+        if sys.byteorder == "big":
+            host = _swap_bytes(host)
+        # The buffer protocol without NumPy, which torch does not require.
+        memory = (ctypes.c_char * host.nbytes).from_address(host.data_ptr())
+        memory.owner = host
+        return memoryview(memory).cast("B")
+
+    def load(self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any) -> Any:
+        """Tensors from a source; on the ``meta`` device without reading any data."""
+        if as_device(device).type == "meta":
+            self.check_dtypes(infos)
+            return self.from_buffers(memoryview(b""), infos, device)
+        return super().load(source, infos, device)
+
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, torch.Tensor]:
+        """Tensors over a buffer, moved to the device one by one."""
+        target = as_device(device)
+        if target.type == "meta":
+            return {
+                name: torch.empty(_shape(name, info), dtype=_DTYPES[info.dtype], device=target)
+                for name, info in infos.items()
+            }
+        tensors = _over_buffer(buffer, infos)
+        if target != _CPU:
+            for name, tensor in tensors.items():
+                tensors[name] = tensor.to(target)
+        return tensors
+
+    def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> torch.Tensor:
+        """A tensor with an index applied on the host, then moved to the device."""
+        target = as_device(device)
+        host = "meta" if target.type == "meta" else _CPU
+        tensor = self.from_buffers(buffer, {"": info}, host)[""]
+        return apply_index(tensor, index, info.shape).to(target)
+
+    def storage_key(self, tensor: torch.Tensor) -> Hashable | None:
+        """Device and address of the storage; None for a tensor without data."""
+        if tensor.is_meta or not tensor.numel():
+            return None
+        return (str(tensor.device), tensor.untyped_storage().data_ptr())
+
+    def check_saveable(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Refuse tensors that overlap in memory."""
+        check_sharing(tensors)
+
+
+def as_device(device: Any) -> torch.device:
+    """A device as torch spells it: a name, a `torch.device`, an index, or None for the CPU.
+
+    Args:
+        device: ``"cuda:1"``, ``1``, ``torch.device("cuda")`` and the like.
+
+    Returns:
+        The device, which is known to work.
+
+    Raises:
+        InvalidInputError: torch knows no such device or cannot use it here.
+
+    Example:
+        >>> as_device("cpu")
+        device(type='cpu')
+    """
+    if device is None or device == "cpu":
+        return _CPU
+    try:
+        found = torch.device(device)
+        # A device that cannot be used is to be noticed before anything is read for it.
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        cause = str(error).splitlines()[0]
+        raise InvalidInputError(f"device {device!r} cannot be used: {cause}") from error
+    return found
+
+
+def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
+    """Tensors on the CPU that alias a buffer, each with a storage of its own bytes only."""
+    if buffer.readonly:  # torch would let its users write through it
+        buffer = memoryview(bytearray(buffer))
+    frombuffer = torch.frombuffer
+    address = frombuffer(buffer, dtype=torch.uint8).data_ptr() if len(buffer) else 0
+    strides: dict[tuple[int, ...], tuple[int, ...]] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, info in infos.items():
+        begin, end = info.data_offsets
+        dtype = _DTYPES[info.dtype]
+        shape = info.shape if info.dtype is not Dtype.F4 else _shape(name, info)
+        if begin == end:
+            tensors[name] = torch.empty(shape, dtype=dtype)
+            continue
+        item = dtype.itemsize
+        if (address + begin) % item:
+            whole = frombuffer(buffer, dtype=torch.uint8, count=end - begin, offset=begin)
+            tensor = whole.clone().view(dtype)
+        else:
+            tensor = frombuffer(buffer, dtype=dtype, count=(end - begin) // item, offset=begin)
+        if sys.byteorder == "big":
+            tensor = _swap_bytes(tensor)
+        steps = strides.get(shape)
+        if steps is None:
+            steps = strides[shape] = _strides(shape)
+        # In place: a view would cost a second tensor and remember the first as its base.
+        tensors[name] = tensor.as_strided_(shape, steps)
+    return tensors
+
+
+def _shape(name: str, info: TensorInfo) -> tuple[int, ...]:
+    """Shape of a tensor in torch, where two F4 elements are one."""
+    shape = info.shape
+    if info.dtype is not Dtype.F4:
+        return shape
+    if not shape or shape[-1] % 2:
+        raise UnsupportedDtypeError(
+            f"F4 of shape {list(shape)}",
+            "torch",
+            tensor=name,
+            remedy="torch packs two elements, so the last dimension must be even",
+        )
+    return (*shape[:-1], shape[-1] // 2)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _check_saveable(tensor: torch.Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise InvalidInputError(
+            f"a tensor of layout {tensor.layout} cannot be saved: convert it with to_dense(), or "
+            "save its values and indices as tensors of their own"
+        )
+    if tensor.is_nested:
+        raise InvalidInputError("a nested tensor cannot be saved: save its tensors one by one")
+    kind = type(tensor)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise InvalidInputError(
+            f"{kind.__module__}.{kind.__qualname__} wraps its data in a tensor subclass: save "
+            "the plain tensors inside of it"
+        )
+
+
+def _swap_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Reverse the bytes of every number, for machines that are not little-endian."""
+    width = tensor.element_size() // (2 if tensor.is_complex() else 1)
+    flat = tensor.reshape(-1).view(torch.uint8).reshape(-1, width)
+    return flat.flip(1).reshape(-1).view(tensor.dtype).reshape(tensor.shape)

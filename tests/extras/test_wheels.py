@@ -1,0 +1,139 @@
+"""What users install: the built wheels, one extra at a time, each in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+
+# One program for each extra; it runs outside the checkout with nothing else installed.
+READ_A_HEADER = r"""
+from safetensors_core import parse_header
+text = b'{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+header = parse_header(len(text).to_bytes(8, "little") + text + b"ab")
+assert list(header.tensors) == ["w"], header
+"""
+PROGRAMS = {
+    "cli": READ_A_HEADER
+    + """
+import rich, tqdm
+from safetensors_core.cli import main
+main(["plugins"], standalone_mode=False)
+""",
+    "numpy": """
+import numpy, safetensors_core, safetensors_numpy
+arrays = {"w": numpy.arange(6, dtype=numpy.float32).reshape(2, 3)}
+safetensors_core.save_file(arrays, "model.safetensors")
+loaded = safetensors_core.load_file("model.safetensors", framework="numpy")
+assert numpy.array_equal(loaded["w"], arrays["w"]), loaded
+assert numpy.array_equal(safetensors_numpy.load_file("model.safetensors")["w"], arrays["w"])
+""",
+    "remote": READ_A_HEADER + "\nimport fsspec\n",
+    "testing": READ_A_HEADER + "\nimport hypothesis, pytest\n",
+    "torch": """
+import torch, safetensors_core, safetensors_torch
+tensors = {"w": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)}
+safetensors_core.save_file(tensors, "model.safetensors")
+loaded = safetensors_core.load_file("model.safetensors", framework="torch")
+assert torch.equal(loaded["w"], tensors["w"]), loaded
+assert torch.equal(safetensors_torch.load_file("model.safetensors")["w"], tensors["w"])
+""",
+}
+# Where the package was imported from, said by the environment itself.
+LOCATION = "\nimport safetensors_core\nprint(safetensors_core.__file__)\n"
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    # The path is relative because pip splits the variable at white space.
+    environment = {**os.environ, "PIP_CONSTRAINT": "tests/constraints.txt"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def project(folder: Path) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source archive of every package and the wheel built from that archive."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for package in PACKAGES:
+        run(sys.executable, "-m", "build", "--outdir", folder, package)
+    return folder
+
+
+def test_every_extra_of_a_plugin_in_this_repository_is_installed_here() -> None:
+    names = {project(folder)["name"] for folder in PACKAGES}
+    extras = project(ROOT / "core")["optional-dependencies"]
+    plugins = {extra for extra, [first, *_] in extras.items() if first.split(">")[0] in names}
+    assert plugins <= PROGRAMS.keys()
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda folder: folder.name)
+def test_a_wheel_and_its_source_archive_are_complete(package: Path, wheels: Path) -> None:
+    distribution = project(package)["name"].replace("-", "_")
+    [wheel] = wheels.glob(f"{distribution}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        members = archive.namelist()
+    assert f"{distribution}/py.typed" in members
+    assert any(member.endswith("licenses/LICENSE") for member in members)
+    assert {member.split("/")[0].split("-")[0] for member in members} == {distribution}
+
+    [source] = wheels.glob(f"{distribution}-*.tar.gz")
+    with tarfile.open(source) as tar:
+        paths = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", f"src/{distribution}/__init__.py"} <= paths
+
+
+@pytest.mark.parametrize("extra", sorted(PROGRAMS))
+def test_an_extra_works_alone(extra: str, wheels: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    version = project(ROOT / "core")["version"]
+    run(
+        *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet"),
+        *("--find-links", wheels, "--report", tmp_path / "report.json"),
+        f"safetensors-core[{extra}]=={version}",
+    )
+
+    # An index may know the same names: ours must come from the wheels built above.
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    ours = [
+        entry["download_info"]["url"]
+        for entry in report["install"]
+        if entry["metadata"]["name"].startswith("safetensors")
+    ]
+    assert ours
+    assert all(url.startswith(wheels.as_uri()) for url in ours), ours
+
+    printed = run(python, "-I", "-c", PROGRAMS[extra] + LOCATION, cwd=tmp_path)
+    location = Path(printed.splitlines()[-1])
+    assert location.is_relative_to(environment)
+    assert "site-packages" in location.parts
