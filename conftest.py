@@ -13,13 +13,16 @@ from hypothesis import settings
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
+# The names by which examples know a framework: what they import, and the plugin they need.
+FRAMEWORKS = {"np": ("numpy", "safetensors_numpy"), "torch": ("torch", "safetensors_torch")}
+
 
 @pytest.fixture(autouse=True)
 def _example_environment(request: pytest.FixtureRequest) -> None:
     """Run an example in an empty folder, and give it the names that it uses but does not make.
 
-    `tmp_path` is that folder. `np` is NumPy. `model_path` is a file of two tensors, `weight` with
-    the numbers 0 to 5 and `bias` with zeros, as NumPy would save them.
+    `tmp_path` is that folder, `np` is NumPy and `torch` PyTorch. `model_path` is a file of two
+    tensors, `weight` with the numbers 0 to 5 and `bias` with zeros, as NumPy would save them.
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
@@ -30,14 +33,14 @@ def _example_environment(request: pytest.FixtureRequest) -> None:
     namespace["tmp_path"] = folder
 
     source = "".join(example.source for example in request.node.dtest.examples)
-    if not re.search(r"\b(np\.|model_path\b)", source):
-        return
-    if importlib.util.find_spec("safetensors_numpy") is None:
-        pytest.skip("the example uses the NumPy plugin, which is not installed here")
-    # Not at the top: this file serves environments without NumPy too.
-    np = importlib.import_module("numpy")
-    namespace["np"] = np
-    if "model_path" in source:
+    uses_file = "model_path" in source
+    for name, (framework, plugin) in FRAMEWORKS.items():
+        if re.search(rf"\b{name}\.", source) or (uses_file and name == "np"):
+            if importlib.util.find_spec(plugin) is None:
+                pytest.skip(f"the example uses {plugin}, which is not installed here")
+            namespace[name] = importlib.import_module(framework)
+    if uses_file:
+        np = namespace["np"]
         tensors = {
             "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
             "bias": np.zeros(3, dtype=np.float32),

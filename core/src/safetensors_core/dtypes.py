@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Dtype"]
 
@@ -78,7 +82,8 @@ class Dtype(str, enum.Enum):
     I64 = "I64"
     U64 = "U64"
 
-    def __new__(cls, code: str) -> Dtype:
+    def __new__(cls, code: str) -> Self:
+        """Make the member of a code, with what the format says of it."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.bits = _BITS[code]
@@ -87,9 +92,11 @@ class Dtype(str, enum.Enum):
 
     # f"{dtype}" differs between Python versions for a str subclass: always the code.
     __str__ = str.__str__
-    __format__ = str.__format__
     # Enum's own hash is written in Python and would dominate the checks of a large header.
     __hash__ = str.__hash__
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
 
     def nbytes(self, elements: int) -> int:
         """Bytes that hold a number of elements.

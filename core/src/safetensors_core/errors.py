@@ -251,5 +251,5 @@ class FrameworkNotFoundError(PluginError):
     Example:
         >>> raise FrameworkNotFoundError("framework 'jax' is not installed (found: numpy)")
         Traceback (most recent call last):
-        safetensors_core.errors.FrameworkNotFoundError: framework 'jax' is not installed (found: numpy)
+        safetensors_core.errors.FrameworkNotFoundError: framework 'jax' is not installed ...
     """

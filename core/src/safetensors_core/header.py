@@ -32,8 +32,9 @@ MAX_HEADER = 100_000_000
 
 _PREFIX = 8  # bytes of the little-endian header length in front of the header
 _U64_MAX = 2**64 - 1
-_METADATA_FIRST = re.compile(r'\{"__metadata__"\s*:\s*')
-_MORE_MEMBERS = re.compile(r',\s*(?=")')
+# White space is JSON's: `\s` would also match what a JSON reader must refuse.
+_METADATA_FIRST = re.compile(r'\{"__metadata__"[ \t\n\r]*:[ \t\n\r]*')
+_AFTER_METADATA = re.compile(r'[ \t\n\r]*(?:,[ \t\n\r]*(?=")|(?=\}))')
 
 
 class TensorInfo(msgspec.Struct, frozen=True, gc=False):
@@ -120,7 +121,7 @@ _decoder = msgspec.json.Decoder(dict[str, TensorInfo])
 
 
 def header_length(beginning: bytes, *, size: int, max_header: int = MAX_HEADER) -> int:
-    """Read the length of the header from a file's first bytes.
+    r"""Read the length of the header from a file's first bytes.
 
     Args:
         beginning: The file's first bytes: 8 suffice, more let foreign formats be recognised.
@@ -134,7 +135,7 @@ def header_length(beginning: bytes, *, size: int, max_header: int = MAX_HEADER) 
         HeaderError: The file cannot hold such a header, or is something else.
 
     Example:
-        >>> header_length(b"\\x02" + bytes(7), size=10)
+        >>> header_length(b"\x02" + bytes(7), size=10)
         2
     """
     if size < _PREFIX:
@@ -224,8 +225,10 @@ def _decode(text: str) -> tuple[dict[str, TensorInfo], dict[str, str] | None]:
     first = _METADATA_FIRST.match(text)
     if first is not None:
         metadata, end = strict_json.read_metadata(text, first.end())
-        more = _MORE_MEMBERS.match(text, end)
-        rest = "{" + text[more.end() if more else end :]
+        after = _AFTER_METADATA.match(text, end)
+        if after is None:
+            return _decode_strictly(text)
+        rest = "{" + text[after.end() :]
     try:
         tensors = _decoder.decode(rest)
     except RecursionError:
@@ -363,13 +366,9 @@ def _readable(nbytes: int) -> str:
     """A size as people write it, in decimal units."""
     if nbytes < 10_000:
         return f"{nbytes} bytes" if nbytes != 1 else "1 byte"
-    amount = float(nbytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1000:
-            break
-        amount /= 1000
-    else:
-        unit = "TB"
+    units = ("KB", "MB", "GB", "TB")
+    power = min((len(str(nbytes)) - 1) // 3, len(units))
+    amount, unit = nbytes / 1000**power, units[power - 1]
     return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.1f} {unit}"
 
 

@@ -47,9 +47,7 @@ def safetensors_framework() -> Framework:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def safetensors_open_source(
-    location: str | os.PathLike[str], backend: str
-) -> ByteSource | None:
+def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> ByteSource | None:
     """Open a location that lies in a storage system of the plugin's own.
 
     Args:

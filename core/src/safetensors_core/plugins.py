@@ -56,8 +56,9 @@ class PluginInfo:
         module: Module that holds its hooks.
 
     Example:
-        >>> [info.name for info in list_plugins() if info.status == "ok"]  # doctest: +SKIP
-        ['numpy', 'torch']
+        >>> info = PluginInfo("acme", ("ac",), "safetensors-acme", "1.0", "safetensors_acme")
+        >>> info.names, info.origin
+        (('acme', 'ac'), 'safetensors-acme 1.0')
     """
 
     def __init__(

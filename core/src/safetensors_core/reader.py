@@ -43,6 +43,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         OSError: The file cannot be opened.
 
     Example:
+        >>> from safetensors_core import save_file
         >>> path = tmp_path / "model.safetensors"
         >>> save_file({"w": np.arange(6.0).reshape(2, 3)}, path)
         >>> with safe_open(path, "numpy") as f:
@@ -241,7 +242,7 @@ class TensorSlice:
             >>> safe_open(model_path).get_slice("bias").get_dtype()
             'F32'
         """
-        return self._info.dtype.value
+        return str(self._info.dtype)
 
     def __getitem__(self, index: Any) -> Any:
         framework = self._framework
@@ -324,6 +325,7 @@ def load(
         PluginError: The framework's plugin is missing or cannot be used.
 
     Example:
+        >>> from safetensors_core import save
         >>> load(save({"w": np.ones(2)}))
         {'w': array([1., 1.])}
     """
@@ -367,9 +369,7 @@ def _read_header(source: ByteSource, max_header: int) -> Header:
         raise
 
 
-def _select(
-    file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]
-) -> list[str]:
+def _select(file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]) -> list[str]:
     """Names that a selection stands for, in the order of the file."""
     names = file.offset_keys()
     if callable(keys):

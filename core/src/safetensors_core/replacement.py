@@ -10,10 +10,13 @@ import re
 import secrets
 import stat
 import sys
+import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from safetensors_core.errors import InvalidInputError
+from safetensors_core.sources.local import is_network_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ReplacementFile"]
 
 _SUFFIX = ".safetensors-part"
+_DAY = 24 * 60 * 60  # seconds
 _PART = re.compile(r"\..{1,50}\.[0-9a-f]{16}" + re.escape(_SUFFIX), re.DOTALL)
 
 
@@ -29,8 +33,9 @@ class ReplacementFile:
 
     It lies beside the target as ``.NAME.TOKEN.safetensors-part`` and is locked while it is
     written, so that what a killed process left behind can be told from what another one is
-    writing: the next save into the folder removes the former. The target keeps its mode and,
-    where the system allows, its owner; a symbolic link stays a link.
+    writing: the next save into the folder removes the former. On a network file system, where
+    a lock may hold on one machine only, it removes what has not changed for a day. The target
+    keeps its mode and, where the system allows, its owner; a symbolic link stays a link.
 
     Args:
         path: The target; it need not exist.
@@ -38,7 +43,8 @@ class ReplacementFile:
 
     Raises:
         OSError: The file system refuses; `filename` is the path that was given.
-        InvalidInputError: The target exists and is a device, a pipe or a socket.
+        InvalidInputError: The target exists and is a device, a pipe or a socket, or no file can
+            have such a name.
 
     Example:
         >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as file:
@@ -47,16 +53,16 @@ class ReplacementFile:
         b'abc'
     """
 
-    fd: int
-
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool) -> None:
         self.path = os.fsdecode(path)
+        self.fd = -1
         self._fsync = fsync
         self._folder_fd = -1
         self._part = ""
 
     def __enter__(self) -> Self:
         with _naming(self.path):
+            _check_name(self.path)
             self._target = os.path.realpath(self.path)
             self._existing = _stat_target(self._target, self.path)
             folder, name = os.path.split(self._target)
@@ -67,7 +73,7 @@ class ReplacementFile:
                 _remove_leftovers(folder)
                 self._create(folder, name)
             except BaseException:
-                self._close_folder()
+                self._release()
                 raise
         return self
 
@@ -84,13 +90,7 @@ class ReplacementFile:
             elif isinstance(error, OSError) and error.filename is None:
                 error.filename = self.path
         finally:
-            if self._part:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._part)
-            # The lock ends here: only now, because an unlocked part counts as a leftover.
-            with contextlib.suppress(OSError):
-                os.close(self.fd)
-            self._close_folder()
+            self._release()
 
     def _create(self, folder: str, name: str) -> None:
         # A target that only its owner may read is not to be readable under another name.
@@ -99,13 +99,21 @@ class ReplacementFile:
             part = os.path.join(folder, f".{name[:50]}.{secrets.token_hex(8)}{_SUFFIX}")
             self.fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             self._part = part
-            # On a file system without locks, nobody can take this one for a leftover either.
-            with contextlib.suppress(OSError):
-                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between its creation and its lock, another save may have removed the file.
-            if os.fstat(self.fd).st_nlink:
+            # Between its creation and its lock, another save may take the file for a leftover:
+            # it has removed the file, or it holds the lock and is about to.
+            if self._lock() and os.fstat(self.fd).st_nlink:
                 return
-            os.close(self.fd)
+            self._release_part()
+
+    def _lock(self) -> bool:
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # On a file system without locks, nobody can take this one for a leftover either.
+            pass
+        return True
 
     def _commit(self) -> None:
         if self._existing is not None:
@@ -123,26 +131,59 @@ class ReplacementFile:
     def _take_over(self, existing: os.stat_result) -> None:
         """Give the new file the owner and the mode of the one it replaces."""
         own = os.fstat(self.fd)
-        if (own.st_uid, own.st_gid) != (existing.st_uid, existing.st_gid):
+        mode = stat.S_IMODE(existing.st_mode) & 0o777
+        if own.st_gid != existing.st_gid:
+            try:
+                os.fchown(self.fd, -1, existing.st_gid)
+            except PermissionError:
+                # What the old group was allowed to do is not for the new one.
+                mode &= ~0o070 | (mode & 0o007) << 3
+        if own.st_uid != existing.st_uid:
             with contextlib.suppress(PermissionError):
-                os.fchown(self.fd, existing.st_uid, existing.st_gid)
-        os.fchmod(self.fd, stat.S_IMODE(existing.st_mode) & 0o777)
+                os.fchown(self.fd, existing.st_uid, -1)
+        # Some file systems have one mode for all files and refuse to set any.
+        if stat.S_IMODE(own.st_mode) != mode:
+            os.fchmod(self.fd, mode)
 
-    def _close_folder(self) -> None:
+    def _release(self) -> None:
+        self._release_part()
         if self._folder_fd >= 0:
             os.close(self._folder_fd)
             self._folder_fd = -1
 
+    def _release_part(self) -> None:
+        """Remove the temporary file unless it has become the target, and let go of it."""
+        if self._part:
+            with contextlib.suppress(OSError):
+                os.unlink(self._part)
+            self._part = ""
+        # The lock ends here: only now, because an unlocked part counts as a leftover.
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+            self.fd = -1
+
 
 @contextlib.contextmanager
-def _naming(path: str):  # type: ignore[no-untyped-def]
+def _naming(path: str) -> Iterator[None]:
     """Let errors of the file system name the path that the user gave."""
     try:
         yield
     except OSError as error:
         error.filename = path
-        error.filename2 = None
+        # Of a rename. None would be shown as a second path.
+        del error.filename2
         raise
+
+
+def _check_name(path: str) -> None:
+    """Refuse what the system could not even look for."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise InvalidInputError(f"{path!a} holds a character that no file name can have")
 
 
 def _stat_target(target: str, path: str) -> os.stat_result | None:
@@ -161,14 +202,19 @@ def _stat_target(target: str, path: str) -> os.stat_result | None:
 
 def _remove_leftovers(folder: str) -> None:
     """Remove what killed processes left behind: files of ours that nobody holds locked."""
-    with os.scandir(folder) as entries:
-        parts = [entry.path for entry in entries if _PART.fullmatch(entry.name)]
+    try:
+        with os.scandir(folder) as entries:
+            parts = [entry.path for entry in entries if _PART.fullmatch(entry.name)]
+    except PermissionError:  # one may write into a folder that one may not list
+        return
+    unchanged = _DAY if parts and is_network_file(folder) else 0
     for part in parts:
         with contextlib.suppress(OSError):  # not ours to remove, or in use
             fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(part)
+                if time.time() - os.fstat(fd).st_mtime >= unchanged:
+                    os.unlink(part)
             finally:
                 os.close(fd)
 

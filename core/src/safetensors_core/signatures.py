@@ -25,7 +25,7 @@ _SHOWN = 40  # bytes of a text file that an error quotes
 
 
 def recognise(beginning: bytes, size: int) -> HeaderError | None:
-    """Name the format of a file that is not a safetensors file.
+    r"""Name the format of a file that is not a safetensors file.
 
     Args:
         beginning: The file's first bytes, a few hundred where there are as many.
@@ -35,7 +35,7 @@ def recognise(beginning: bytes, size: int) -> HeaderError | None:
         An error to raise that names the format and the remedy; None for an unknown format.
 
     Example:
-        >>> recognise(b"PK\\x03\\x04" + bytes(60), 64).reason
+        >>> recognise(b"PK\x03\x04" + bytes(60), 64).reason
         <Reason.ZIP_ARCHIVE: 'zip-archive'>
     """
     if beginning.startswith(b"version https://git-lfs"):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from safetensors_core.errors import SliceError
 
@@ -21,7 +23,7 @@ __all__ = ["ReadPlan", "expand_index", "plan_read"]
 _GAP = 64 * 1024
 
 
-class ReadPlan(NamedTuple):
+class ReadPlan(msgspec.Struct, frozen=True):
     """What to read of a tensor.
 
     Attributes:
@@ -84,14 +86,13 @@ def plan_read(index: Any, shape: Sequence[int], bits: int) -> ReadPlan:
             continue
         rest = items[position + 1 :]
         if isinstance(item, slice):
-            rows, local = _slice_rows(item, size)
+            ranges, count, local = _ranges(*_slice_rows(item, size), row, begin)
         else:
             selected = _selected_rows(item, size)
             # Arrays on several axes are broadcast together; rows are then not independent.
             if selected is None or any(_is_array(other) for other in rest):
                 break
-            rows, local = selected
-        ranges, count, local = _ranges(rows, local, row, begin)
+            ranges, count, local = _ranges(*selected, row, begin)
         return ReadPlan(ranges, (*kept, count, *shape[axis + 1 :]), (*left, local, *rest))
     else:
         position = len(items)

@@ -18,7 +18,7 @@ __all__ = ["read_header", "read_metadata"]
 _U64 = re.compile(r"0|[1-9][0-9]{0,19}")
 _U64_MAX = 2**64 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_DEPTH = 127  # levels of nesting, as the reference's parser counts them
+_MAX_DEPTH = 127  # lists and objects inside each other, as the reference allows
 _FIELDS = ("dtype", "shape", "data_offsets")
 
 Entry = tuple[Dtype, tuple[int, ...], tuple[int, int]]
@@ -133,7 +133,7 @@ def read_header(text: str) -> tuple[dict[str, Entry], dict[str, str] | None]:
 def _check_text(text: str) -> None:
     if not text.isascii() and _SURROGATE.search(text):
         raise HeaderError(
-            Reason.LONE_SURROGATE, f"the header holds a lone surrogate in {ascii(text[:80])}"
+            Reason.LONE_SURROGATE, f"the header holds a lone surrogate in {text[:80]!a}"
         )
 
 
@@ -192,8 +192,7 @@ def _dtype(name: str, value: object) -> Dtype:
         pass
     raise HeaderError(
         Reason.UNKNOWN_DTYPE,
-        f"tensor {name!r}: dtype {_brief(value)} is not one of the format's "
-        f"({', '.join(Dtype)})",
+        f"tensor {name!r}: dtype {_brief(value)} is not one of the format's ({', '.join(Dtype)})",
         tensor=name,
     )
 
@@ -241,7 +240,7 @@ def _check_ignored(value: object) -> None:
     level = [value]
     depth = 2  # the header and the entry
     while level:
-        depth += 1
+        depth += any(isinstance(item, list) for item in level)
         if depth > _MAX_DEPTH:
             raise HeaderError(
                 Reason.TOO_DEEP, f"the header nests more than {_MAX_DEPTH} levels deep"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors_core import collector
+from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import (
     FrameworkNotFoundError,
     InvalidInputError,
-    PluginError,
     UnsupportedDtypeError,
 )
 from safetensors_core.framework import Framework, TensorSpec
@@ -96,15 +97,15 @@ def save(
 
     Example:
         >>> len(save({"w": np.zeros(4)}))
-        104
+        96
     """
     entries = _entries(tensors)
     beginning, infos = _lay_out(entries, metadata, alignment)
     output = io.BytesIO()
     output.write(beginning)
     with collector.paused():
-        for name in infos:
-            for chunk in _checked_chunks(name, entries[name]):
+        for name, info in infos.items():
+            for chunk in _checked_chunks(name, info, entries[name]):
                 output.write(chunk)
     return output.getvalue()
 
@@ -141,7 +142,7 @@ def save_stream(
         >>> path = tmp_path / "rows.safetensors"
         >>> save_stream([("rows", rows, lambda: (bytes(1024) for _ in range(1000)))], path)
         >>> path.stat().st_size
-        1024072
+        1024080
     """
     collected: dict[str, _Entry] = {}
     for name, spec, chunks in entries:
@@ -210,18 +211,22 @@ def _lay_out(
         raise InvalidInputError(
             f"alignment {alignment!r} is not a power of two from 8 to {_MAX_ALIGNMENT}"
         )
+    by_dtype: dict[Dtype, list[str]] = {}
+    for name, entry in entries.items():
+        by_dtype.setdefault(entry.spec.dtype, []).append(name)
     infos: dict[str, TensorInfo] = {}
     position = 0
-    for name in sorted(entries, key=lambda name: (-entries[name].spec.dtype.rank, name)):
-        spec = entries[name].spec
-        nbytes = spec.nbytes
-        if nbytes * 8 % spec.dtype.bits and spec.dtype.bits < 8:
-            raise InvalidInputError(
-                f"tensor {name!r}: {spec.dtype} of shape {list(spec.shape)} does not fill "
-                "whole bytes"
-            )
-        infos[name] = TensorInfo(spec.dtype, spec.shape, (position, position + nbytes))
-        position += nbytes
+    for dtype in sorted(by_dtype, key=lambda dtype: dtype.rank, reverse=True):
+        for name in sorted(by_dtype[dtype]):
+            shape = entries[name].spec.shape
+            bits = math.prod(shape) * dtype.bits
+            if bits % 8:
+                raise InvalidInputError(
+                    f"tensor {name!r}: {dtype} of shape {list(shape)} does not fill whole bytes"
+                )
+            end = position + bits // 8
+            infos[name] = TensorInfo(dtype, shape, (position, end))
+            position = end
     beginning = encode_header(infos, metadata, alignment=alignment)
     if len(beginning) - 8 > MAX_HEADER:
         warnings.warn(
@@ -266,7 +271,7 @@ def _check_text(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidInputError(
-            f"{what} {ascii(text[:80])} holds a lone surrogate, which UTF-8 cannot encode"
+            f"{what} {text[:80]!a} holds a lone surrogate, which UTF-8 cannot encode"
         ) from None
 
 
@@ -308,8 +313,8 @@ def _batches(
     """Chunks in the order of the file, small ones gathered so that few calls write them."""
     batch = [memoryview(beginning)]
     nbytes = len(beginning)
-    for name in infos:
-        for chunk in _checked_chunks(name, entries[name]):
+    for name, info in infos.items():
+        for chunk in _checked_chunks(name, info, entries[name]):
             batch.append(chunk)
             nbytes += len(chunk)
             if nbytes >= _BATCH or len(batch) == _MAX_BUFFERS:
@@ -319,9 +324,9 @@ def _batches(
         yield batch
 
 
-def _checked_chunks(name: str, entry: _Entry) -> Iterator[memoryview]:
+def _checked_chunks(name: str, info: TensorInfo, entry: _Entry) -> Iterator[memoryview]:
     """A tensor's bytes, which must be as many as its entry in the header says."""
-    expected = entry.spec.nbytes
+    expected = info.nbytes
     if expected == 0:
         return
     given = 0
@@ -335,7 +340,7 @@ def _checked_chunks(name: str, entry: _Entry) -> Iterator[memoryview]:
         yield view if view.format == "B" and view.ndim == 1 else view.cast("B")
     if given != expected:
         raise InvalidInputError(
-            f"tensor {name!r}: {entry.spec.dtype} of shape {list(entry.spec.shape)} has "
+            f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} has "
             f"{expected:,} bytes, but {'more' if given > expected else f'only {given:,}'} came"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -96,7 +97,7 @@ class ByteSource(ABC):
         try:
             beginning = bytearray(min(self.size, _BEGINNING))
             self.read_into(0, memoryview(beginning))
-            length = header_length(beginning, size=self.size, max_header=max_header)
+            length = header_length(bytes(beginning[:1024]), size=self.size, max_header=max_header)
             missing = 8 + length - len(beginning)
             if missing > 0:
                 # One object for the whole header, so that its text exists once.
@@ -187,7 +188,8 @@ def place(
 
     Example:
         >>> from safetensors_core.dtypes import Dtype
-        >>> infos = {"a": TensorInfo(Dtype.U8, (3,), (0, 3)), "b": TensorInfo(Dtype.U8, (1,), (3, 4))}
+        >>> a, b = TensorInfo(Dtype.U8, (3,), (0, 3)), TensorInfo(Dtype.U8, (1,), (3, 4))
+        >>> infos = {"a": a, "b": b}
         >>> place(infos, 100, 1)[1:]
         ([Segment(offset=100, begin=0, end=4)], 4)
         >>> place(infos, 100, 8)[1:]
@@ -235,10 +237,8 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
     if nbytes >= _HUGE:
         memory = mmap.mmap(-1, nbytes)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:  # a kernel without huge pages
-                pass
         return memoryview(memory)
     if alignment <= _MALLOC_ALIGNMENT:
         return memoryview(bytearray(nbytes))

@@ -26,9 +26,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @hookimpl(trylast=True)
-def safetensors_open_source(
-    location: str | os.PathLike[str], backend: str
-) -> ByteSource | None:
+def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> ByteSource | None:
     """Open a local file with the backend asked for.
 
     Args:

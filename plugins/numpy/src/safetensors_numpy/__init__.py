@@ -44,7 +44,7 @@ def save(
 
     Example:
         >>> len(save({"w": np.zeros(4)}))
-        104
+        96
     """
     return safetensors_core.save(tensor_dict, metadata, alignment=alignment)
 

@@ -91,12 +91,18 @@ class TorchFramework(Framework):
         """The bytes of a tensor; aliases one that is contiguous on the CPU."""
         if tensor.is_meta:
             raise InvalidInputError("a tensor on the 'meta' device has no data to save")
-        host = tensor.detach().to(_CPU).resolve_conj().resolve_neg().contiguous()
+        host = tensor.detach()
+        if host.device != _CPU:
+            host = host.to(_CPU)
+        if host.is_conj() or host.is_neg():  # marked to be computed when it is read
+            host = host.resolve_conj().resolve_neg()
+        host = host.contiguous()
         if sys.byteorder == "big":
             host = _swap_bytes(host)
-        # The buffer protocol without NumPy, which torch does not require.
+        # The buffer protocol without NumPy, which torch does not require. The attribute keeps
+        # the tensor alive as long as its memory is in use.
         memory = (ctypes.c_char * host.nbytes).from_address(host.data_ptr())
-        memory.owner = host
+        memory.owner = host  # type: ignore[attr-defined]
         return memoryview(memory).cast("B")
 
     def load(self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any) -> Any:
@@ -173,7 +179,7 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
     if buffer.readonly:  # torch would let its users write through it
         buffer = memoryview(bytearray(buffer))
     frombuffer = torch.frombuffer
-    address = frombuffer(buffer, dtype=torch.uint8).data_ptr() if len(buffer) else 0
+    address = frombuffer(buffer, dtype=torch.uint8).data_ptr() if buffer else 0
     strides: dict[tuple[int, ...], tuple[int, ...]] = {}
     tensors: dict[str, torch.Tensor] = {}
     for name, info in infos.items():

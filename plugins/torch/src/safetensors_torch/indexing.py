@@ -47,8 +47,8 @@ def apply_index(
         if isinstance(item, slice) and item.step is not None and item.step < 0:
             rows = range(*item.indices(carried.shape[axis]))
             ascending = slice(rows[-1], rows[0] + 1, -rows.step) if rows else slice(0, 0)
-            before = (slice(None),) * axis
-            carried = carried[(*before, ascending)].flip(axis)
+            selection = (*[slice(None)] * axis, ascending)
+            carried = carried[selection].flip(axis)
             item = slice(None)
         elif isinstance(item, list) or hasattr(item, "shape"):
             item = _as_tensor(item)

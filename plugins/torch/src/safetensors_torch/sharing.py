@@ -8,7 +8,7 @@ import torch
 
 from safetensors_core import SharedMemoryError
 
-__all__ = ["check_sharing", "overlapping"]
+__all__ = ["check_sharing", "memory_span", "overlapping"]
 
 
 def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
@@ -28,16 +28,12 @@ def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """
     spans = []
     for name, tensor in tensors.items():
-        if tensor.is_meta or not tensor.numel():
-            continue
-        begin = tensor.data_ptr()
-        steps = zip(tensor.shape, tensor.stride(), strict=True)
-        last = sum((size - 1) * stride for size, stride in steps)
-        spans.append((str(tensor.device), begin, begin + (last + 1) * tensor.element_size(), name))
+        if not tensor.is_meta and tensor.numel():
+            spans.append((tensor.device, *memory_span(tensor), name))
     # Stable: names of equal spans keep the order of the dictionary.
-    spans.sort(key=lambda span: span[:2])
+    spans.sort(key=lambda span: (span[0].type, span[0].index or 0, span[1]))
     groups: list[list[str]] = []
-    device, reached = "", 0
+    device, reached = None, 0
     for span_device, begin, end, name in spans:
         if span_device == device and begin < reached:
             groups[-1].append(name)
@@ -46,6 +42,28 @@ def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
             device, reached = span_device, 0
         reached = max(reached, end)
     return [group for group in groups if len(group) > 1]
+
+
+def memory_span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses between which the elements of a tensor lie.
+
+    Args:
+        tensor: A tensor that is not empty and has data.
+
+    Returns:
+        Address of its first byte and of the byte after its last one.
+
+    Example:
+        >>> begin, end = memory_span(torch.zeros(4, 4)[:, 0])
+        >>> end - begin  # three rows of 16 bytes, and one element
+        52
+    """
+    begin = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return begin, begin + tensor.nbytes
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    return begin, begin + (last + 1) * tensor.element_size()
 
 
 def check_sharing(tensors: Mapping[str, torch.Tensor]) -> None:

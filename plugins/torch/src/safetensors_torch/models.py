@@ -1,0 +1,143 @@
+"""Whole models: state dicts in which several names may stand for one tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from safetensors_core import InvalidInputError, SafetensorError, SharedMemoryError
+from safetensors_torch import load_file, save_file
+from safetensors_torch.sharing import memory_span, overlapping
+
+if TYPE_CHECKING:
+    from safetensors_core.reader import Backend
+
+__all__ = ["StateDictError", "load_model", "save_model"]
+
+
+class StateDictError(SafetensorError, RuntimeError):
+    """A file and a model do not match.
+
+    Attributes:
+        missing: Names of the model that the file lacks.
+        unexpected: Names of the file that the model lacks.
+        mismatched: Names whose shapes differ, with the file's shape and the model's.
+
+    Example:
+        >>> print(StateDictError("a.safetensors", ["bias"], [], {}))
+        a.safetensors does not match the model: missing 'bias'
+    """
+
+    def __init__(
+        self,
+        location: str,
+        missing: list[str],
+        unexpected: list[str],
+        mismatched: Mapping[str, tuple[list[int], list[int]]],
+    ) -> None:
+        parts = []
+        if missing:
+            parts.append(f"missing {_listed(missing)}")
+        if unexpected:
+            parts.append(f"unexpected {_listed(unexpected)}")
+        if mismatched:
+            shapes = [f"{name!r} ({a} in the file, {b})" for name, (a, b) in mismatched.items()]
+            parts.append(f"other shapes: {', '.join(shapes[:10])}")
+        super().__init__(f"{location} does not match the model: {'; '.join(parts)}")
+        self.missing = missing
+        self.unexpected = unexpected
+        self.mismatched = mismatched
+
+
+def save_model(
+    model: torch.nn.Module,
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None,
+    force_contiguous: bool,
+    **options: Any,
+) -> None:
+    """Save a model: see `safetensors_torch.save_model`."""
+    state = _tensors(model)
+    notes = dict(metadata or {})
+    for kept, group in _kept_names(state).items():
+        for name in group:
+            if name != kept:
+                notes.setdefault(name, kept)
+                del state[name]
+    if not force_contiguous:
+        loose = sorted(name for name, tensor in state.items() if not tensor.is_contiguous())
+        if loose:
+            raise InvalidInputError(
+                f"these tensors are not contiguous: {_listed(loose)}. Use force_contiguous=True "
+                "to pack them"
+            )
+    save_file(state, filename, notes or None if metadata is None else notes, **options)
+
+
+def load_model(
+    model: torch.nn.Module,
+    filename: str | os.PathLike[str],
+    strict: bool,
+    device: Any,
+    *,
+    backend: Backend,
+) -> tuple[list[str], list[str]]:
+    """Load a model: see `safetensors_torch.load_model`."""
+    loaded = load_file(filename, device, backend=backend)
+    state = _tensors(model)
+    covered = set(loaded)
+    for group in overlapping(state):
+        kept = _holder(state, [name for name in group if name in loaded], group)
+        if kept is not None:
+            covered.update(group)
+    missing = sorted(state.keys() - covered)
+    unexpected = sorted(loaded.keys() - state.keys())
+    mismatched = {
+        name: (list(tensor.shape), list(state[name].shape))
+        for name, tensor in loaded.items()
+        if name in state and tensor.shape != state[name].shape
+    }
+    if mismatched or (strict and (missing or unexpected)):
+        raise StateDictError(os.fspath(filename), missing, unexpected, mismatched)
+    model.load_state_dict(loaded, strict=False)
+    return missing, unexpected
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without what modules keep in it besides tensors."""
+    state = model.state_dict()
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _kept_names(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """For each group of overlapping tensors, the name that stands for all."""
+    groups = {}
+    for group in overlapping(state):
+        kept = _holder(state, sorted(group), group)
+        if kept is None:
+            raise SharedMemoryError(
+                [group], "None of them holds the others: clone() the tensors to save each"
+            )
+        groups[kept] = group
+    return groups
+
+
+def _holder(
+    state: Mapping[str, torch.Tensor], candidates: Iterable[str], group: Iterable[str]
+) -> str | None:
+    """The first candidate whose memory holds that of the whole group, without holes."""
+    spans = [memory_span(state[name]) for name in group]
+    begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
+    for name in candidates:
+        tensor = state[name]
+        if memory_span(tensor) == (begin, end) and tensor.nbytes == end - begin:
+            return name
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(repr, names[:10])) + more
