@@ -11,7 +11,6 @@ import functools
 import os
 import threading
 from collections.abc import Mapping
-from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -128,6 +127,8 @@ class PluginInfo:
     def _module(self) -> ModuleType:
         """The plugin's module, imported and registered."""
         try:
+            from importlib import metadata
+
             module = metadata.EntryPoint(self.name, self.module, hookspecs.GROUP).load()
             _register(module)
         # A plugin's module may fail in any way that code can fail.
@@ -205,6 +206,8 @@ def list_plugins() -> list[PluginInfo]:
         >>> all(info.name for info in list_plugins())
         True
     """
+    from importlib import metadata  # a large part of the time to import this package
+
     grouped: dict[tuple[str, str, str], list[str]] = {}
     for entry in metadata.entry_points(group=hookspecs.GROUP):
         dist = entry.dist

@@ -30,6 +30,7 @@ __all__ = ["save", "save_file", "save_stream"]
 
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux and macOS
+_PIECE = 256 * 1024 * 1024  # macOS refuses 2 GiB in one call; an interrupt waits for one piece
 _MAX_ALIGNMENT = 1 << 20
 
 
@@ -337,7 +338,12 @@ def _checked_chunks(name: str, info: TensorInfo, entry: _Entry) -> Iterator[memo
         given += view.nbytes
         if given > expected:
             break
-        yield view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
+        if len(view) <= _PIECE:
+            yield view
+        else:
+            yield from (view[begin : begin + _PIECE] for begin in range(0, len(view), _PIECE))
     if given != expected:
         raise InvalidInputError(
             f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} has "

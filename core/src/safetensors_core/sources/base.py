@@ -235,7 +235,8 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
         1000
     """
     if nbytes >= _HUGE:
-        memory = mmap.mmap(-1, nbytes)
+        # Private, because the kernel gives huge pages to shared memory only where it is told to.
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)

@@ -67,6 +67,7 @@ class FileSource(ByteSource):
         return self._descriptor
 
     def _read(self, descriptor: _Descriptor, offset: int, views: list[memoryview]) -> None:
+        views = _remaining(views, 0)
         while views:
             try:
                 count = os.preadv(descriptor.fd, views, offset)

@@ -1,0 +1,143 @@
+"""What is timed of these packages.
+
+Every function imports and makes what the call needs; only the call that it returns is timed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.checkpoints import sliced_tensor
+from benchmarks.setting import Call, Setting, call
+
+
+@call("safe_open(path)")
+def open_file(setting: Setting) -> Callable[[], Any]:
+    """Open a file for a framework."""
+    from safetensors_core import safe_open
+
+    return lambda: safe_open(setting.path, setting.framework)
+
+
+@call("read_header(path)")
+def read_header(setting: Setting) -> Callable[[], Any]:
+    """Read a header without a framework."""
+    import safetensors_core
+
+    return lambda: safetensors_core.read_header(setting.path)
+
+
+@call("load_file(path)")
+def load(setting: Setting) -> Callable[[], Any]:
+    """Load a file as users do without thinking about it."""
+    from safetensors_core import load_file
+
+    return lambda: load_file(setting.path, setting.framework)
+
+
+@call('load_file(path, backend="pread")')
+def load_owned(setting: Setting) -> Callable[[], Any]:
+    """Load a file into memory that the tensors own."""
+    from safetensors_core import load_file
+
+    return lambda: load_file(setting.path, setting.framework, backend="pread")
+
+
+@call("save_file(tensors, path, fsync=False)")
+def save_unsynced(setting: Setting) -> Callable[[], Any]:
+    """Save a file with the reference's promise."""
+    from safetensors_core import save_file
+
+    tensors = setting.tensors()
+    return lambda: save_file(tensors, setting.target, fsync=False)
+
+
+@call("save_file(tensors, path)")
+def save_durable(setting: Setting) -> Callable[[], Any]:
+    """Save a file that is on disk when the call returns."""
+    from safetensors_core import save_file
+
+    tensors = setting.tensors()
+    return lambda: save_file(tensors, setting.target)
+
+
+@call("save(tensors)")
+def save_bytes(setting: Setting) -> Callable[[], Any]:
+    """Save to bytes."""
+    from safetensors_core import save
+
+    tensors = setting.tensors()
+    return lambda: save(tensors)
+
+
+def column_slice(ways: int) -> Call:
+    """Open a file and copy a part of one tensor's columns out of it.
+
+    Args:
+        ways: How many such parts the tensor has.
+
+    Returns:
+        The side of a case.
+    """
+
+    @call(f"get_slice(name)[:, : columns // {ways}], copied")
+    def cut(setting: Setting) -> Callable[[], Any]:
+        from safetensors_core import safe_open
+
+        name, columns = sliced_tensor(setting.checkpoint, setting.scale)
+        contiguous = setting.contiguous()
+
+        def cut_columns() -> Any:
+            with safe_open(setting.path, setting.framework) as file:
+                return contiguous(file.get_slice(name)[:, : columns // ways])
+
+        return cut_columns
+
+    return cut
+
+
+def column_view(ways: int) -> Call:
+    """Open a file and take a part of one tensor's columns, as a view or as it comes.
+
+    Args:
+        ways: How many such parts the tensor has.
+
+    Returns:
+        The side of a case.
+    """
+
+    @call(f"get_slice(name)[:, : columns // {ways}]")
+    def cut(setting: Setting) -> Callable[[], Any]:
+        from safetensors_core import safe_open
+
+        name, columns = sliced_tensor(setting.checkpoint, setting.scale)
+
+        def cut_columns() -> Any:
+            with safe_open(setting.path, setting.framework) as file:
+                return {name: file.get_slice(name)[:, : columns // ways]}
+
+        return cut_columns
+
+    return cut
+
+
+def program(code: str) -> Call:
+    """Run a Python program from start to end in a process of its own.
+
+    Args:
+        code: The program.
+
+    Returns:
+        The side of a case.
+    """
+
+    @call(f"python -c {code!r}")
+    def run_program(_setting: Setting) -> Callable[[], Any]:
+        # -I: neither the current folder nor PYTHON* variables decide what is imported.
+        command = [sys.executable, "-I", "-c", code]
+        return lambda: subprocess.run(command, check=True)
+
+    return run_program

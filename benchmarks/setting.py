@@ -1,0 +1,83 @@
+"""What a side of a case is given to work on, and what it gives back to be timed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.checkpoints import Checkpoint, make_arrays, path_of
+
+__all__ = ["Call", "Setting", "call"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Files, tensors and framework of one sample.
+
+    Attributes:
+        framework: ``"numpy"`` or ``"torch"``.
+        checkpoint: Which tensors; a call that needs none ignores it.
+        scale: How much of them: 1 for a measurement, less for a warm-up or a test.
+        folder: Where the checkpoint's file lies and others may be written.
+    """
+
+    framework: str
+    checkpoint: Checkpoint
+    scale: float
+    folder: str
+
+    @property
+    def path(self) -> str:
+        """The checkpoint's file, to read."""
+        return path_of(self.folder, self.checkpoint, self.scale)
+
+    @property
+    def target(self) -> str:
+        """A file to write, which does not exist yet."""
+        return os.path.join(self.folder, f"saved-{os.getpid()}-{self.scale:g}.safetensors")
+
+    def tensors(self) -> dict[str, Any]:
+        """The checkpoint's tensors in memory."""
+        arrays = make_arrays(self.checkpoint, self.scale)
+        if self.framework == "numpy":
+            return dict(arrays)
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def contiguous(self) -> Callable[[Any], Any]:
+        """What copies a tensor of the framework unless its elements already lie in a row."""
+        if self.framework == "numpy":
+            return np.ascontiguousarray
+        import torch
+
+        return torch.Tensor.contiguous
+
+
+@dataclass(frozen=True)
+class Call:
+    """One side of a case.
+
+    Attributes:
+        says: The call as a user writes it.
+        prepare: Does what is not timed (imports, tensors) and returns the call that is.
+    """
+
+    says: str
+    prepare: Callable[[Setting], Callable[[], Any]]
+
+
+def call(says: str) -> Callable[[Callable[[Setting], Callable[[], Any]]], Call]:
+    """Turn a function that prepares a call into a `Call`.
+
+    Args:
+        says: The call as a user writes it.
+
+    Returns:
+        The decorator.
+    """
+    return lambda prepare: Call(says, prepare)

@@ -1,0 +1,94 @@
+"""Reading every byte of a result, and telling whether two results are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.setting import Setting
+
+__all__ = [
+    "of_bytes",
+    "of_names",
+    "of_nothing",
+    "of_saved_file",
+    "of_tensor",
+    "of_tensors",
+    "touch",
+]
+
+
+def touch(tensors: Any, framework: str) -> int:
+    """Read every byte of some tensors: the same sum, made the same way, for both sides.
+
+    Args:
+        tensors: Tensors by name, each of whole 8-byte words.
+        framework: Theirs.
+
+    Returns:
+        The sum of their 8-byte words, modulo 2 to the 64.
+    """
+    add = _sum_of(framework)
+    return sum(map(add, tensors.values())) % (1 << 64)
+
+
+def of_tensors(setting: Setting, tensors: Any) -> str:
+    """Names, dtypes, shapes and content of tensors in one string."""
+    add = _sum_of(setting.framework)
+    return _digest(
+        f"{name} {tensor.dtype} {tuple(tensor.shape)} {add(tensor) % (1 << 64)}"
+        for name, tensor in sorted(tensors.items())
+    )
+
+
+def of_tensor(setting: Setting, tensor: Any) -> str:
+    """Dtype, shape and content of one tensor in one string."""
+    return of_tensors(setting, {"": tensor})
+
+
+def of_names(_setting: Setting, opened: Any) -> str:
+    """The names in a file that was opened, or in its header."""
+    names = opened.keys() if hasattr(opened, "keys") else opened.tensors
+    return _digest(sorted(names))
+
+
+def of_saved_file(setting: Setting, _result: None) -> str:
+    """Content of the file that was saved."""
+    with open(setting.target, "rb") as file:
+        return of_bytes(setting, file.read())
+
+
+def of_bytes(_setting: Setting, data: bytes) -> str:
+    """Size and checksum of bytes."""
+    return f"{len(data)} {zlib.crc32(data):08x}"
+
+
+def of_nothing(_setting: Setting, _result: object) -> str:
+    """Nothing: the result is that the call came to its end."""
+    return ""
+
+
+def _sum_of(framework: str) -> Callable[[Any], int]:
+    if framework == "numpy":
+        return _sum_of_array
+    import torch
+
+    def sum_of_tensor(tensor: torch.Tensor) -> int:
+        # A slice is read where it lies: packing it first would read it twice.
+        words = tensor.reshape(-1) if tensor.is_contiguous() else tensor
+        return int(words.view(torch.int64).sum())
+
+    return sum_of_tensor
+
+
+def _sum_of_array(array: Any) -> int:
+    words = array.reshape(-1) if array.flags.c_contiguous else array
+    return int(np.add.reduce(words.view(np.uint64), axis=None))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()

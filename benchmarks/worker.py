@@ -1,0 +1,109 @@
+"""One sample of one side of a case, taken in the process that calls `take_sample`.
+
+Run as a program, it takes one and prints it: a fresh process has an empty heap, its first
+threads and its first faults before it, as a program that loads its model has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+from typing import Any, Literal
+
+from benchmarks import page_cache
+from benchmarks.cases import CASES, Case
+from benchmarks.memory import measure_peak
+from benchmarks.setting import Setting
+from benchmarks.values import touch
+
+__all__ = ["WARM_UP", "Side", "main", "take_sample"]
+
+Side = Literal["ours", "peer"]
+
+WARM_UP = 1 / 16  # of a checkpoint: enough that what starts threads for a model does so
+
+
+def take_sample(case: Case, side: Side, folder: str, scale: float) -> dict[str, Any]:
+    """Do a case's work once.
+
+    Args:
+        case: What to do.
+        side: Who does it.
+        folder: Holds the case's file at `scale` and at `WARM_UP` times it.
+        scale: How much of the checkpoint.
+
+    Returns:
+        ``"measured"``, seconds or bytes; ``"value"``, what the other side must find too;
+        ``"cached"``, the part of the file in the page cache before, or None.
+    """
+    checkpoint = case.checkpoint or "small"
+    settings = [
+        Setting(case.framework, checkpoint, part, folder) for part in (scale * WARM_UP, scale)
+    ]
+    # Imports, plugins and code are one thing, files and tensors another: this is the latter.
+    _work(case, side, settings[0])()
+    _remove(settings[0].target)
+    work = _work(case, side, settings[1])
+    cached = _set_cache(case, settings[1].path)
+    gc.collect()
+    if case.work.metric == "seconds":
+        start = time.perf_counter()
+        result = work()
+        measured: float = time.perf_counter() - start
+    else:
+        result, peak = measure_peak(work)
+        measured = peak[case.work.metric]
+    value = case.work.value(settings[1], result)
+    _remove(settings[1].target)
+    return {"measured": measured, "value": value, "cached": cached}
+
+
+def _work(case: Case, side: Side, setting: Setting) -> Any:
+    """What is timed: the call of a side and, where the case says so, reading its result."""
+    call = case.work.ours if side == "ours" else case.work.peer
+    action = call.prepare(setting)
+    if not case.work.touch:
+        return action
+
+    def load_and_touch() -> Any:
+        tensors = action()
+        touch(tensors, setting.framework)
+        return tensors
+
+    return load_and_touch
+
+
+def _set_cache(case: Case, path: str) -> float | None:
+    if case.cache == "none":
+        return None
+    if case.cache == "cold":
+        page_cache.drop(path)
+    else:
+        page_cache.fill(path)
+    return page_cache.resident(path)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def main(arguments: list[str]) -> None:
+    """Take the sample that the arguments ask for and print it as JSON.
+
+    Args:
+        arguments: Name of the case, side, folder, scale.
+    """
+    name, side, folder, scale = arguments
+    case = next(case for case in CASES if case.name == name)
+    assert side in {"ours", "peer"}
+    sample = take_sample(case, "ours" if side == "ours" else "peer", folder, float(scale))
+    print(json.dumps(sample))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,99 @@
+"""The benchmarks compare the same work on both sides."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.cases import CASES, Case
+from benchmarks.checkpoints import make_arrays, write_file
+from benchmarks.setting import Setting
+from benchmarks.values import of_tensors, touch
+from benchmarks.worker import WARM_UP, take_sample
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALE = 0.002
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("benchmarks"))
+    for checkpoint in {case.checkpoint for case in CASES if case.checkpoint}:
+        for scale in (SCALE, SCALE * WARM_UP):
+            write_file(folder, checkpoint, scale)
+    return folder
+
+
+def test_the_names_of_cases_differ() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_both_sides_compute_the_same(case: Case, folder: str) -> None:
+    before = sorted(Path(folder).iterdir())
+    ours = take_sample(case, "ours", folder, SCALE)
+    peer = take_sample(case, "peer", folder, SCALE)
+    assert ours["value"] == peer["value"]
+    assert ours["measured"] > 0 or case.work.metric != "seconds"
+    assert sorted(Path(folder).iterdir()) == before
+
+
+def test_touching_reads_every_byte() -> None:
+    arrays = make_arrays("small", SCALE)
+    expected = touch(arrays, "numpy")
+    for array in arrays.values():
+        last = array.reshape(-1).view(np.uint8)[-1:]
+        last ^= 1
+        assert touch(arrays, "numpy") != expected
+        last ^= 1
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_a_difference_between_the_sides_is_noticed(framework: str, folder: str) -> None:
+    setting = Setting(framework, "small", SCALE, folder)
+    tensors = setting.tensors()
+    expected = of_tensors(setting, tensors)
+    first, second = list(tensors)[0::4][:2]  # of the same shape
+    tensors[first], tensors[second] = tensors[second], tensors[first]
+    assert of_tensors(setting, tensors) != expected
+
+
+def test_a_run_prints_a_table_and_writes_every_sample(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--scale", str(SCALE), "--repeat", "2"]
+    command += ["--case", "open-small", "--case", "import-core", "--case", "save-small-numpy"]
+    command += ["--json", str(tmp_path / "run.json"), "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    assert [case["name"] for case in run["cases"]] == [
+        "open-small",
+        "save-small-numpy",
+        "import-core",
+    ]
+    for case in run["cases"]:
+        assert len(case["ours"]["samples"]) == len(case["peer"]["samples"]) == 2
+        assert case["name"] in done.stdout
+    assert run["machine"]["packages"]["safetensors"]
+    # The temporary folder is gone.
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_the_list_says_what_is_timed_on_both_sides() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--list", "--case", "owned-large-torch"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "owned-large-torch: large, torch, warm file, target >= 2x",
+        '    ours  load_file(path, backend="pread")',
+        '    peer  load_file(path, backend="pread")',
+    ]
+
+
+def test_a_name_that_no_case_has_is_an_error() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--case", "nonsense"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
