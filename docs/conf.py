@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_click",
 ]
 # examples: packages of their own, with their own readme; the site links to them.
 exclude_patterns = ["_build", "examples"]

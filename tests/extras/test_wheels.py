@@ -32,9 +32,10 @@ assert list(header.tensors) == ["w"], header
 PROGRAMS = {
     "cli": READ_A_HEADER
     + """
+import pathlib, subprocess, sys
 import rich, tqdm
-from safetensors_core.cli import main
-main(["plugins"], standalone_mode=False)
+command = pathlib.Path(sys.executable).with_name("safetensors-core")
+subprocess.run([command, "plugins"], check=True)
 """,
     "numpy": """
 import numpy, safetensors_core, safetensors_numpy

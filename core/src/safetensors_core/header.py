@@ -17,6 +17,7 @@ from safetensors_core import collector, strict_json
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import HeaderError, InvalidInputError, Reason
 from safetensors_core.signatures import recognise
+from safetensors_core.sizes import size_text
 
 __all__ = [
     "MAX_HEADER",
@@ -289,61 +290,56 @@ def _check_sequence(by_offset: list[tuple[str, TensorInfo]]) -> None:
     previous = None
     for name, info in by_offset:
         begin, end = info.data_offsets
+        _check_u64(name, "offset", info.data_offsets, Reason.INVALID_OFFSETS)
         if end < begin:
-            raise HeaderError(
-                Reason.REVERSED_OFFSETS,
-                f"tensor {name!r}: its data ends at {end}, before its begin at {begin}",
-                tensor=name,
-            )
+            detail = f"its data ends at {end}, before its begin at {begin}"
+            raise _wrong(Reason.REVERSED_OFFSETS, name, detail)
         if begin != position:
             before = f"tensor {previous!r} ends" if previous is not None else "the data begins"
             kind = Reason.GAP if begin > position else Reason.OVERLAP
-            raise HeaderError(
-                kind,
-                f"tensor {name!r} begins at byte {begin} of the data, but {before} at "
-                f"{position}: the format allows no {kind.value}",
-                tensor=name,
-            )
+            detail = f"it begins at byte {begin} of the data, but {before} at {position}"
+            raise _wrong(kind, name, f"{detail}: the format allows no {kind}")
         position = end
         previous = name
 
 
 def _nbytes(name: str, info: TensorInfo) -> int:
     """Bytes that dtype and shape ask for, computed as the format's u64 arithmetic does."""
+    _check_u64(name, "dimension", info.shape, Reason.INVALID_SHAPE)
     elements = 1
     for dimension in info.shape:
-        if not 0 <= dimension <= _U64_MAX:
-            raise HeaderError(
-                Reason.INVALID_SHAPE,
-                f"tensor {name!r}: dimension {dimension} is not an unsigned 64-bit integer",
-                tensor=name,
-            )
         elements *= dimension
         if elements > _U64_MAX:
             break
     bits = elements * info.dtype.bits
     if bits > _U64_MAX:
-        raise HeaderError(
-            Reason.SIZE_OVERFLOW,
-            f"tensor {name!r}: the size of its shape overflows 64 bits",
-            tensor=name,
-        )
+        raise _wrong(Reason.SIZE_OVERFLOW, name, "the size of its shape overflows 64 bits")
     if bits % 8:
-        raise HeaderError(
-            Reason.PARTIAL_BYTE,
-            f"tensor {name!r}: {elements} elements of {info.dtype} do not fill whole bytes",
-            tensor=name,
-        )
+        detail = f"{elements} elements of {info.dtype} do not fill whole bytes"
+        raise _wrong(Reason.PARTIAL_BYTE, name, detail)
     return bits // 8
 
 
+def _check_u64(name: str, what: str, values: tuple[int, ...], reason: Reason) -> None:
+    """Check what the fast decoder accepts of any size and sign."""
+    for value in values:
+        if not 0 <= value <= _U64_MAX:
+            detail = f"{what} {str(value)[:40]} is not an unsigned 64-bit integer"
+            raise _wrong(reason, name, detail)
+
+
 def _size_mismatch(name: str, info: TensorInfo, nbytes: int) -> HeaderError:
-    return HeaderError(
+    _check_u64(name, "offset", info.data_offsets, Reason.INVALID_OFFSETS)
+    shape = list(info.shape[:32])  # real ones have a few dimensions
+    return _wrong(
         Reason.SIZE_MISMATCH,
-        f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} needs {nbytes:,} bytes, "
-        f"its offsets hold {info.nbytes:,}",
-        tensor=name,
+        name,
+        f"{info.dtype} of shape {shape} needs {nbytes:,} bytes, its offsets hold {info.nbytes:,}",
     )
+
+
+def _wrong(reason: Reason, name: str, detail: str) -> HeaderError:
+    return HeaderError(reason, f"tensor {name!r}: {detail}", tensor=name)
 
 
 def _check_size(header: Header, size: int) -> None:
@@ -351,25 +347,15 @@ def _check_size(header: Header, size: int) -> None:
     if missing > 0:
         raise HeaderError(
             Reason.TRUNCATED,
-            f"the file has {size:,} bytes and ends {_readable(missing)} short of what its header "
+            f"the file has {size:,} bytes and ends {size_text(missing)} short of what its header "
             f"describes ({header.file_nbytes:,} bytes): the download or copy is incomplete",
         )
     if missing < 0:
         raise HeaderError(
             Reason.TRAILING_DATA,
-            f"the file has {size:,} bytes, {_readable(-missing)} more than its header describes "
+            f"the file has {size:,} bytes, {size_text(-missing)} more than its header describes "
             f"({header.file_nbytes:,} bytes)",
         )
-
-
-def _readable(nbytes: int) -> str:
-    """A size as people write it, in decimal units."""
-    if nbytes < 10_000:
-        return f"{nbytes} bytes" if nbytes != 1 else "1 byte"
-    units = ("KB", "MB", "GB", "TB")
-    power = min((len(str(nbytes)) - 1) // 3, len(units))
-    amount, unit = nbytes / 1000**power, units[power - 1]
-    return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.1f} {unit}"
 
 
 def encode_header(

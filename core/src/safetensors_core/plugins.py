@@ -118,38 +118,49 @@ class PluginInfo:
         Imports the plugin's module, not its framework.
         """
         try:
-            self._check()
+            self._activate()
         except PluginError as error:
             return str(error)
         return "ok"
 
     @functools.cached_property
     def _module(self) -> ModuleType:
-        """The plugin's module, imported and registered."""
-        try:
-            from importlib import metadata
+        """The plugin's module, imported unless the plugin is disabled."""
+        from importlib import import_module
 
-            module = metadata.EntryPoint(self.name, self.module, hookspecs.GROUP).load()
-            _register(module)
-        # A plugin's module may fail in any way that code can fail.
-        except Exception as error:
-            raise PluginError(
-                f"plugin {self.name!r} of {self.origin} cannot be imported: "
-                f"{type(error).__name__}: {error}. Reinstall it or set {DISABLED}={self.name}"
-            ) from error
-        return module  # type: ignore[no-any-return]
-
-    def _check(self) -> None:
         if self.disabled:
             raise PluginError(f"plugin {self.name!r} of {self.origin} is disabled by {DISABLED}")
+        try:
+            return import_module(self.module)
+        # A plugin's module may fail in any way that code can fail, also by sys.exit().
+        except (Exception, SystemExit) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: BaseException) -> PluginError:
+        return PluginError(
+            f"plugin {self.name!r} of {self.origin} is broken: {type(error).__name__}: {error}. "
+            f"Reinstall it or set {DISABLED}={self.name}"
+        )
+
+    def _activate(self) -> None:
+        """Import the plugin's module, check it, and let its hooks be called."""
         if self.duplicates:
             raise PluginError(
                 f"plugin name {self.name!r} is claimed by {self.origin} and by "
                 f"{', '.join(self.duplicates)}. Uninstall all but one"
             )
         self._check_version(getattr(self._module, "api_version", API_VERSION))
+        try:
+            _register(self._module)
+        except pluggy.PluginValidationError as error:
+            raise self._broken(error) from error
 
-    def _check_version(self, version: int) -> None:
+    def _check_version(self, version: object) -> None:
+        if not isinstance(version, int):
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} states {version!r} as the version of the "
+                "plugin contract: it must be an integer"
+            )
         if version > API_VERSION:
             raise PluginError(
                 f"plugin {self.name!r} of {self.origin} needs version {version} of the plugin "
@@ -167,7 +178,7 @@ class PluginInfo:
             PluginError: The plugin is disabled, duplicate, broken or too new, or its framework
                 is not installed.
         """
-        self._check()
+        self._activate()
         others = [plugin for plugin in _manager.get_plugins() if plugin is not self._module]
         try:
             results = _manager.subset_hook_caller("safetensors_framework", others)()
@@ -176,6 +187,8 @@ class PluginInfo:
                 f"plugin {self.name!r} of {self.origin} cannot import its framework: {error}. "
                 f"{_remedy(self.name)}"
             ) from error
+        except Exception as error:
+            raise self._broken(error) from error
         if not results:
             raise PluginError(f"plugin {self.name!r} of {self.origin} provides no framework")
         framework = results[0]
@@ -313,7 +326,12 @@ def open_source(location: str | os.PathLike[str], backend: str = "auto") -> Byte
             raise InvalidInputError(
                 f"no installed plugin opens {os.fspath(location)!r} ({_found(usable)})"
             )
-    return source  # type: ignore[no-any-return]
+    if not isinstance(source, ByteSource):
+        raise PluginError(
+            f"a plugin opened {os.fspath(location)!r} as {type(source).__name__} instead of a "
+            "ByteSource"
+        )
+    return source
 
 
 def _register(module: ModuleType) -> None:
@@ -323,8 +341,9 @@ def _register(module: ModuleType) -> None:
         try:
             _manager.register(module)
         except Exception:
-            # pluggy keeps a plugin whose hooks it found wrong.
-            _manager.unregister(module)
+            # Some versions of pluggy keep a plugin whose hooks they found wrong.
+            if _manager.is_registered(module):
+                _manager.unregister(module)
             raise
 
 

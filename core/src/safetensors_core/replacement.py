@@ -61,7 +61,7 @@ class ReplacementFile:
         self._part = ""
 
     def __enter__(self) -> Self:
-        with _naming(self.path):
+        with self.naming():
             _check_name(self.path)
             self._target = os.path.realpath(self.path)
             self._existing = _stat_target(self._target, self.path)
@@ -85,12 +85,26 @@ class ReplacementFile:
     ) -> None:
         try:
             if error is None:
-                with _naming(self.path):
+                with self.naming():
                     self._commit()
-            elif isinstance(error, OSError) and error.filename is None:
-                error.filename = self.path
         finally:
             self._release()
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let errors of the file system inside a block name the path that was given.
+
+        Example:
+            >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as file, file.naming():
+            ...     _ = os.write(file.fd, b"abc")
+        """
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.path
+            # Of a rename. None would be shown as a second path.
+            del error.filename2
+            raise
 
     def _create(self, folder: str, name: str) -> None:
         # A target that only its owner may read is not to be readable under another name.
@@ -164,18 +178,6 @@ class ReplacementFile:
             self.fd = -1
 
 
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Let errors of the file system name the path that the user gave."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = path
-        # Of a rename. None would be shown as a second path.
-        del error.filename2
-        raise
-
-
 def _check_name(path: str) -> None:
     """Refuse what the system could not even look for."""
     try:
@@ -213,7 +215,8 @@ def _remove_leftovers(folder: str) -> None:
             fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.fstat(fd).st_mtime >= unchanged:
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime >= unchanged:
                     os.unlink(part)
             finally:
                 os.close(fd)

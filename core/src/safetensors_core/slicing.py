@@ -64,7 +64,7 @@ def plan_read(index: Any, shape: Sequence[int], bits: int) -> ReadPlan:
     shape = tuple(shape)
     items = expand_index(index if isinstance(index, tuple) else (index,), shape)
     begin, end = 0, prod(shape) * bits // 8
-    whole = ReadPlan([(begin, end)], shape, items)
+    whole = ReadPlan([(begin, end)] if end else [], shape, items)
     kept: list[int] = []  # shape of what is read, axis by axis
     left: list[Any] = []  # index to apply to it
     for position, item in enumerate(items):
@@ -78,7 +78,7 @@ def plan_read(index: Any, shape: Sequence[int], bits: int) -> ReadPlan:
         if row_bits % 8:
             return whole
         row, size = row_bits // 8, shape[axis]
-        if isinstance(item, int) and not isinstance(item, bool):
+        if _is_row(item):
             begin += item * row
             end = begin + row
             kept.append(1)
@@ -125,12 +125,14 @@ def expand_index(items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, .
     if len(dots) > 1:
         raise SliceError("an index holds more than one Ellipsis ('...')")
     if dots:
-        fill = (slice(None),) * (len(shape) - used)
-        items = items[: dots[0]] + fill + items[dots[0] + 1 :]
+        before, after = items[: dots[0]], items[dots[0] + 1 :]
+        if used == len(shape):
+            _check_apart(before, after)
+        items = before + (slice(None),) * (len(shape) - used) + after
     axis = 0
     checked = []
     for item in items:
-        if isinstance(item, int) and not isinstance(item, bool):
+        if _is_row(item):
             size = shape[axis]
             if not -size <= item < size:
                 raise SliceError(f"index {item} is out of bounds for axis {axis} of size {size}")
@@ -138,6 +140,20 @@ def expand_index(items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, .
         axis += _axes(item)
         checked.append(item)
     return tuple(checked)
+
+
+def _check_apart(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+    """Refuse an Ellipsis whose only effect, in NumPy, is another order of the dimensions."""
+    selecting = [[i for i in items if _is_array(i) or _is_row(i)] for items in (before, after)]
+    if all(selecting) and any(_is_array(item) for item in before + after):
+        raise SliceError(
+            "'...' stands for no dimension here, between integers or arrays that select "
+            "together: leave it out"
+        )
+
+
+def _is_row(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
 
 
 def _plain(item: Any) -> Any:

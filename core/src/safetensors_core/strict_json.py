@@ -7,6 +7,7 @@ text of every number. It costs a few times the fast path and is only taken for u
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -37,12 +38,14 @@ class _OtherNumber(str):
 def _integer(text: str) -> int | _OtherNumber:
     if _U64.fullmatch(text) and (value := int(text)) <= _U64_MAX:
         return value
-    return _OtherNumber(text)
+    return _number(text)
 
 
-def _float(text: str) -> _OtherNumber:
-    if float(text) in (float("inf"), float("-inf")):
-        raise HeaderError(Reason.INVALID_JSON, f"the header holds the number {text[:40]}")
+def _number(text: str) -> _OtherNumber:
+    if math.isinf(float(text)):
+        raise HeaderError(
+            Reason.INVALID_JSON, f"the header holds a number out of range: {text[:40]}"
+        )
     return _OtherNumber(text)
 
 
@@ -51,7 +54,7 @@ def _constant(text: str) -> None:
 
 
 _decoder = json.JSONDecoder(
-    object_pairs_hook=_Pairs, parse_int=_integer, parse_float=_float, parse_constant=_constant
+    object_pairs_hook=_Pairs, parse_int=_integer, parse_float=_number, parse_constant=_constant
 )
 
 

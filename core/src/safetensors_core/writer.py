@@ -8,6 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors_core import collector
@@ -21,7 +22,7 @@ from safetensors_core.framework import Framework, TensorSpec
 from safetensors_core.header import MAX_HEADER, TensorInfo, encode_header
 from safetensors_core.plugins import get_framework
 from safetensors_core.replacement import ReplacementFile
-from safetensors_core.sources.local import is_network_file
+from safetensors_core.sources.local import is_network_file, is_url
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -104,10 +105,10 @@ def save(
     beginning, infos = _lay_out(entries, metadata, alignment)
     output = io.BytesIO()
     output.write(beginning)
-    with collector.paused():
-        for name, info in infos.items():
-            for chunk in _checked_chunks(name, info, entries[name]):
-                output.write(chunk)
+    for name, info in infos.items():
+        for chunk in _checked_chunks(name, info, entries[name]):
+            output.write(chunk)
+            del chunk  # before the next one is made
     return output.getvalue()
 
 
@@ -121,8 +122,9 @@ def save_stream(
 ) -> None:
     """Save tensors whose bytes are produced one chunk at a time, without holding them.
 
-    All names and specs are consumed first, because the header comes first; then each callable
-    is called once, in the order of the file. Memory stays at one chunk.
+    All names and specs are consumed first, because the header comes first; then the callable of
+    each tensor that is not empty is called once, in the order of the file. Memory stays at one
+    chunk, and a chunk's buffer may be filled anew for the next one.
 
     Args:
         entries: Name, dtype and shape, and a callable that yields the tensor's bytes in C
@@ -149,8 +151,30 @@ def save_stream(
     for name, spec, chunks in entries:
         if name in collected:
             raise InvalidInputError(f"tensor {name!r} occurs twice")
-        collected[name] = _Entry(spec, chunks)
+        _check_spec(name, spec)
+        collected[name] = _Entry(spec, partial(_settled, name, chunks))
     _write_file(collected, filename, metadata, alignment, fsync)
+
+
+def _check_spec(name: str, spec: Any) -> None:
+    if not isinstance(spec, TensorSpec) or min(spec.shape, default=0) < 0:
+        raise InvalidInputError(f"tensor {name!r}: {spec!r} describes no tensor")
+
+
+def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buffer]:
+    """Chunks that stay as they are while the next is produced, in the same buffer maybe."""
+    for chunk in chunks():
+        try:
+            view = memoryview(chunk)
+        except TypeError:
+            raise InvalidInputError(
+                f"tensor {name!r}: expected its bytes, got {type(chunk).__name__}"
+            ) from None
+        if not view.c_contiguous:
+            raise InvalidInputError(f"tensor {name!r}: its bytes must be contiguous")
+        # A large chunk is written before the next one is asked for.
+        yield view if isinstance(chunk, bytes) or view.nbytes >= _BATCH else bytes(view)
+        del chunk, view
 
 
 def _entries(tensors: Mapping[str, Any]) -> dict[str, _Entry]:
@@ -208,7 +232,7 @@ def _lay_out(
     """The beginning of the file, and the tensors in the order in which they follow."""
     _check_names(entries)
     _check_metadata(metadata)
-    if alignment < 8 or alignment > _MAX_ALIGNMENT or alignment & (alignment - 1):
+    if not isinstance(alignment, int) or alignment < 8 or alignment > _MAX_ALIGNMENT or alignment & (alignment - 1):
         raise InvalidInputError(
             f"alignment {alignment!r} is not a power of two from 8 to {_MAX_ALIGNMENT}"
         )
@@ -287,19 +311,24 @@ def _write_file(
         raise InvalidInputError(
             f"expected a path as str or os.PathLike, got {type(filename).__name__}"
         )
+    if is_url(filename):
+        raise InvalidInputError(f"{filename} is a URL: files can be saved to local paths only")
     beginning, infos = _lay_out(entries, metadata, alignment)
     last = next(reversed(infos.values())).data_offsets[1] if infos else 0
-    with ReplacementFile(filename, fsync=fsync) as file, collector.paused():
-        _reserve(file.fd, len(beginning) + last, file.path)
+    with ReplacementFile(filename, fsync=fsync) as file:
+        with file.naming():
+            _reserve(file.fd, len(beginning) + last)
         position = 0
         for batch in _batches(beginning, infos, entries):
-            position = _write(file.fd, batch, position)
+            with file.naming():
+                position = _write(file.fd, batch, position)
+            batch.clear()  # before the next chunk is made
 
 
-def _reserve(fd: int, nbytes: int, path: str) -> None:
+def _reserve(fd: int, nbytes: int) -> None:
     """Allocate the file's blocks at once: writing is then faster, and a full disk shows early."""
     # The C library would emulate it there, with one write per block.
-    if not hasattr(os, "posix_fallocate") or is_network_file(os.path.dirname(path) or "."):
+    if not hasattr(os, "posix_fallocate") or is_network_file(fd):
         return
     try:
         os.posix_fallocate(fd, 0, nbytes)
@@ -318,6 +347,7 @@ def _batches(
         for chunk in _checked_chunks(name, info, entries[name]):
             batch.append(chunk)
             nbytes += len(chunk)
+            del chunk  # only the batch keeps it, and lets go of it
             if nbytes >= _BATCH or len(batch) == _MAX_BUFFERS:
                 yield batch
                 batch, nbytes = [], 0
@@ -344,6 +374,7 @@ def _checked_chunks(name: str, info: TensorInfo, entry: _Entry) -> Iterator[memo
             yield view
         else:
             yield from (view[begin : begin + _PIECE] for begin in range(0, len(view), _PIECE))
+        del chunk, view
     if given != expected:
         raise InvalidInputError(
             f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} has "
@@ -355,6 +386,8 @@ def _write(fd: int, views: list[memoryview], position: int) -> int:
     """Write views one after the other, also where the system takes fewer bytes at a time."""
     while views:
         count = os.pwritev(fd, views, position)
+        if not count:
+            raise OSError(errno.EIO, "the system wrote no bytes")
         position += count
         done = 0
         while done < len(views) and count >= len(views[done]):

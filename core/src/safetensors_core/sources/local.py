@@ -12,7 +12,7 @@ from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.file import FileSource
 from safetensors_core.sources.mapped import MappedSource
 
-__all__ = ["is_network_file", "safetensors_open_source"]
+__all__ = ["is_network_file", "is_url", "safetensors_open_source"]
 
 _BACKENDS = {"mmap": MappedSource, "pread": FileSource}
 
@@ -44,7 +44,7 @@ def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> B
         >>> safetensors_open_source("https://example.org/model.safetensors", "auto") is None
         True
     """
-    if isinstance(location, str) and _URL.match(location):
+    if is_url(location):
         return None
     if backend == "auto":
         backend = "pread" if is_network_file(location) else "mmap"
@@ -55,11 +55,27 @@ def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> B
     return _BACKENDS[backend](location)
 
 
-def is_network_file(path: str | os.PathLike[str]) -> bool:
+def is_url(location: str | os.PathLike[str]) -> bool:
+    """Whether a location is a URL rather than a local path.
+
+    Args:
+        location: What a user gave.
+
+    Returns:
+        True for a text that begins with a scheme and two slashes.
+
+    Example:
+        >>> is_url("s3://bucket/model.safetensors"), is_url("model.safetensors")
+        (True, False)
+    """
+    return isinstance(location, str) and _URL.match(location) is not None
+
+
+def is_network_file(path: str | os.PathLike[str] | int) -> bool:
     """Whether a file lies on a network or user-space file system, where maps are slow.
 
     Args:
-        path: The file.
+        path: The file, or an open descriptor of it.
 
     Returns:
         True if its file system is known to be one; False where the system does not tell.

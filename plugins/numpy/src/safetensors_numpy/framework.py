@@ -104,15 +104,23 @@ class NumpyFramework(Framework):
     ) -> dict[str, Array]:
         """Arrays over a buffer; F4 and F6 are unpacked into arrays of their own."""
         check_device(device)
+        # An array keeps what it lies over, but only this one holds on to the buffer as such:
+        # a bytearray could be resized, or a map closed, under the arrays.
+        memory = np.frombuffer(buffer, np.uint8)
         arrays: dict[str, Array] = {}
         for name, info in infos.items():
             begin, end = info.data_offsets
-            if info.dtype.bits < 8:
-                packed = np.frombuffer(buffer[begin:end], np.uint8)
-                unpacked = unpack(packed, info.dtype.bits, math.prod(info.shape))
-                arrays[name] = unpacked.view(_DTYPES[info.dtype]).reshape(info.shape)
-            else:
-                arrays[name] = np.ndarray(info.shape, _DTYPES[info.dtype], buffer, begin)
+            try:
+                if info.dtype.bits < 8:
+                    packed = memory[begin:end]
+                    unpacked = unpack(packed, info.dtype.bits, math.prod(info.shape))
+                    arrays[name] = unpacked.view(_DTYPES[info.dtype]).reshape(info.shape)
+                else:
+                    arrays[name] = np.ndarray(info.shape, _DTYPES[info.dtype], memory, begin)
+            except ValueError as error:  # more than 64 dimensions, or one that is too long
+                raise InvalidInputError(
+                    f"tensor {name!r}: no array can have its shape {list(info.shape)}: {error}"
+                ) from error
         return arrays
 
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Array:

@@ -6,6 +6,7 @@ The first element takes the lowest bits of the first byte, and so on upwards: wh
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,15 @@ def pack(array: npt.NDArray[Any], bits: int) -> Bytes:
         >>> pack(np.array([1, 2, 3, 4], dtype=np.uint8), 4)
         array([33, 67], dtype=uint8)
     """
-    group = 8 // np.gcd(8, bits)  # elements that fill whole bytes together
-    elements = np.ascontiguousarray(array).reshape(-1).view(np.uint8) & ((1 << bits) - 1)
-    padded = np.zeros(-(-elements.size // group) * group, np.uint32)
-    padded[: elements.size] = elements
-    shifts = np.arange(group, dtype=np.uint32) * bits
-    words = np.bitwise_or.reduce(padded.reshape(-1, group) << shifts, axis=1)
-    columns = [(words >> (8 * i)).astype(np.uint8) for i in range(group * bits // 8)]
-    return np.stack(columns, axis=1).reshape(-1)[: (elements.size * bits + 7) // 8]
+    elements = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    group = 8 // math.gcd(8, bits)
+    rows = _in_rows(elements, group)
+    packed = np.zeros((len(rows), group * bits // 8), np.uint8)
+    for i in range(group):
+        element = rows[:, i] & ((1 << bits) - 1)
+        for byte, shift in _places(i, bits):
+            packed[:, byte] |= element << shift if shift >= 0 else element >> -shift
+    return packed.reshape(-1)[: (elements.size * bits + 7) // 8]
 
 
 def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
@@ -55,12 +57,25 @@ def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
         >>> unpack(np.array([33, 67], dtype=np.uint8), 4, 4)
         array([1, 2, 3, 4], dtype=uint8)
     """
-    group = 8 // np.gcd(8, bits)
-    width = group * bits // 8
-    padded = np.zeros(-(-packed.size // width) * width, np.uint32)
-    padded[: packed.size] = packed
-    places = np.arange(width, dtype=np.uint32) * 8
-    words = np.bitwise_or.reduce(padded.reshape(-1, width) << places, axis=1)
-    mask = np.uint32((1 << bits) - 1)
-    columns = [((words >> (bits * i)) & mask).astype(np.uint8) for i in range(group)]
-    return np.stack(columns, axis=1).reshape(-1)[:count]
+    group = 8 // math.gcd(8, bits)
+    rows = _in_rows(packed, group * bits // 8)
+    elements = np.zeros((len(rows), group), np.uint8)
+    for i in range(group):
+        for byte, shift in _places(i, bits):
+            elements[:, i] |= rows[:, byte] >> shift if shift >= 0 else rows[:, byte] << -shift
+    elements &= (1 << bits) - 1
+    return elements.reshape(-1)[:count]
+
+
+def _in_rows(flat: Bytes, length: int) -> Bytes:
+    """Rows of the bytes or elements that lie in whole bytes together; zeros fill up the last."""
+    missing = -flat.size % length
+    if missing:
+        flat = np.concatenate((flat, np.zeros(missing, np.uint8)))
+    return flat.reshape(-1, length)
+
+
+def _places(element: int, bits: int) -> list[tuple[int, int]]:
+    """The bytes of a row that hold a part of an element, and by how far it is shifted there."""
+    begin = element * bits
+    return [(byte, begin - 8 * byte) for byte in range(begin // 8, -(-(begin + bits) // 8))]

@@ -89,13 +89,13 @@ class TorchFramework(Framework):
 
     def to_buffer(self, tensor: torch.Tensor) -> memoryview:
         """The bytes of a tensor; aliases one that is contiguous on the CPU."""
-        if tensor.is_meta:
-            raise InvalidInputError("a tensor on the 'meta' device has no data to save")
         host = tensor.detach()
         if host.device != _CPU:
             host = host.to(_CPU)
         if host.is_conj() or host.is_neg():  # marked to be computed when it is read
             host = host.resolve_conj().resolve_neg()
+        if host._is_zerotensor():  # all zeros, at no address
+            host = torch.zeros(host.shape, dtype=host.dtype)
         host = host.contiguous()
         if sys.byteorder == "big":
             host = _swap_bytes(host)
@@ -118,10 +118,7 @@ class TorchFramework(Framework):
         """Tensors over a buffer, moved to the device one by one."""
         target = as_device(device)
         if target.type == "meta":
-            return {
-                name: torch.empty(_shape(name, info), dtype=_DTYPES[info.dtype], device=target)
-                for name, info in infos.items()
-            }
+            return {name: _empty(name, info, target) for name, info in infos.items()}
         tensors = _over_buffer(buffer, infos)
         if target != _CPU:
             for name, tensor in tensors.items():
@@ -187,7 +184,7 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
         dtype = _DTYPES[info.dtype]
         shape = info.shape if info.dtype is not Dtype.F4 else _shape(name, info)
         if begin == end:
-            tensors[name] = torch.empty(shape, dtype=dtype)
+            tensors[name] = _empty(name, info, _CPU)
             continue
         item = dtype.itemsize
         if (address + begin) % item:
@@ -203,6 +200,16 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
         # In place: a view would cost a second tensor and remember the first as its base.
         tensors[name] = tensor.as_strided_(shape, steps)
     return tensors
+
+
+def _empty(name: str, info: TensorInfo, device: torch.device) -> torch.Tensor:
+    """A tensor without data, or with none in it."""
+    try:
+        return torch.empty(_shape(name, info), dtype=_DTYPES[info.dtype], device=device)
+    except (RuntimeError, TypeError) as error:  # torch computes with signed 64-bit numbers
+        raise InvalidInputError(
+            f"tensor {name!r}: torch has no tensor of its shape {list(info.shape)}"
+        ) from error
 
 
 def _shape(name: str, info: TensorInfo) -> tuple[int, ...]:
@@ -226,6 +233,10 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_saveable(tensor: torch.Tensor) -> None:
+    if torch.nn.parameter.is_lazy(tensor):
+        raise InvalidInputError(
+            "an uninitialized parameter has no shape yet: run the model once before it is saved"
+        )
     if tensor.layout is not torch.strided:
         raise InvalidInputError(
             f"a tensor of layout {tensor.layout} cannot be saved: convert it with to_dense(), or "
@@ -233,6 +244,8 @@ def _check_saveable(tensor: torch.Tensor) -> None:
         )
     if tensor.is_nested:
         raise InvalidInputError("a nested tensor cannot be saved: save its tensors one by one")
+    if tensor.is_meta:
+        raise InvalidInputError("a tensor on the 'meta' device has no data to save")
     kind = type(tensor)
     if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         raise InvalidInputError(

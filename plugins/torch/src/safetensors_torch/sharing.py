@@ -18,8 +18,8 @@ def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
         tensors: Tensors by name, on any devices. Empty and `meta` tensors overlap with nothing.
 
     Returns:
-        Names by group, in the order of their memory. Views of one storage that do not overlap
-        are in no group.
+        Names by group, in the order of their memory. A tensor takes up all of its memory from
+        the first element to the last, so views that interleave count as overlapping.
 
     Example:
         >>> whole = torch.zeros(4)
@@ -28,7 +28,8 @@ def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """
     spans = []
     for name, tensor in tensors.items():
-        if not tensor.is_meta and tensor.numel():
+        # Tensors of zeros that are not in memory yet have no address.
+        if not tensor.is_meta and tensor.numel() and not tensor._is_zerotensor():
             spans.append((tensor.device, *memory_span(tensor), name))
     # Stable: names of equal spans keep the order of the dictionary.
     spans.sort(key=lambda span: (span[0].type, span[0].index or 0, span[1]))

@@ -1,0 +1,229 @@
+"""Errors on the command line: one line or one JSON object, and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import sys
+from typing import Any
+
+import click
+
+from safetensors_core.cli import output
+from safetensors_core.cli.output import OutputError
+from safetensors_core.cli.text import inert, without_surrogates
+from safetensors_core.errors import (
+    HeaderError,
+    InvalidInputError,
+    PluginError,
+    Reason,
+    SafetensorError,
+    UnsupportedDtypeError,
+)
+
+__all__ = ["Failure", "ReportingCommand"]
+
+_REMEDIES = {
+    errno.ENOENT: "Check the path",
+    errno.ENOTDIR: "Check the path",
+    errno.ENAMETOOLONG: "Check the path",
+    errno.ELOOP: "Check where the symbolic link leads",
+    errno.EACCES: "Check the permissions",
+    errno.EPERM: "Check the permissions",
+    errno.EISDIR: "Name a file in it",
+    errno.EBADF: "Check where the output goes",
+    errno.EIO: "Check the disk",
+    errno.ENOMEM: "Try on a machine with more memory",
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space",
+}
+# Their messages say themselves what to do.
+_WITH_REMEDY = frozenset(
+    {
+        Reason.GIT_LFS_POINTER,
+        Reason.HTML_PAGE,
+        Reason.ZIP_ARCHIVE,
+        Reason.PICKLE,
+        Reason.OTHER_FORMAT,
+        Reason.HEADER_TOO_LARGE,
+    }
+)
+_INCOMPLETE = frozenset({Reason.EMPTY, Reason.TOO_SHORT, Reason.HEADER_TRUNCATED, Reason.TRUNCATED})
+
+
+class Failure(click.ClickException):
+    """An error that ends a command.
+
+    Attributes:
+        message: One line: the path, the cause and the remedy.
+        error: Name of the kind of error.
+        path: The file that it is about, where it is about one.
+        reason: The broken rule of the format, where that is the cause.
+        exit_code: The exit status.
+
+    Example:
+        >>> error = HeaderError(Reason.EMPTY, "the file is empty", location="a.safetensors")
+        >>> Failure.of(error).message
+        'a.safetensors: the file is empty. Download or copy it again'
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self, message: str, *, error: str, path: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.error = error
+        self.path = path
+        self.reason = reason
+
+    @classmethod
+    def of(cls, error: BaseException, path: str | None = None) -> Failure:
+        """Describe an error.
+
+        Args:
+            error: What was raised.
+            path: The file that the command was given, if any.
+
+        Returns:
+            The failure to report.
+
+        Example:
+            >>> Failure.of(FileNotFoundError(2, "No such file or directory", "a.bin")).message
+            'a.bin: No such file or directory. Check the path'
+        """
+        if isinstance(error, Failure):
+            return error
+        if isinstance(error, (KeyboardInterrupt, click.Abort)):
+            return _Interruption("interrupted", error="Interrupted", path=path)
+        # Every wrong call is one kind of error to a program, however click tells them apart.
+        kind = "UsageError" if isinstance(error, click.ClickException) else type(error).__name__
+        if isinstance(error, OutputError) and error.errno == errno.EPIPE:
+            return _Unread("nobody reads the output", error=kind)
+        message = _message(error)
+        path = _path(error, path)
+        if path is not None and path not in message:
+            message = f"{path}: {message}"
+        reason = error.reason.value if isinstance(error, HeaderError) else None
+        return cls(message, error=kind, path=path, reason=reason)
+
+    def report(self, *, as_json: bool) -> None:
+        """Tell the user: an object on standard output, or else one line on standard error.
+
+        Args:
+            as_json: Whether the user asked for JSON.
+        """
+        if as_json and self.error != OutputError.__name__:
+            # If standard output fails now, there is still the line on standard error.
+            with contextlib.suppress(OutputError):
+                output.write_json(self._document())
+                return
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"safetensors-core: {inert(self.message)}\n")
+                sys.stderr.flush()
+
+    def _document(self) -> dict[str, str | None]:
+        return {
+            "error": self.error,
+            "message": without_surrogates(self.message),
+            "path": None if self.path is None else without_surrogates(self.path),
+            "reason": self.reason,
+        }
+
+
+class _Interruption(Failure):
+    """The user stopped the command."""
+
+    exit_code = 128 + 2  # what a shell reports for a program that SIGINT ended
+
+
+class _Unread(Failure):
+    """The reader of a pipe has seen enough, which is nothing to talk about."""
+
+    exit_code = 128 + 13  # what a shell reports for a program that SIGPIPE ended
+
+    def report(self, *, as_json: bool) -> None:
+        pass
+
+
+class ReportingCommand(click.Command):
+    """A command whose expected errors become a `Failure` that names the file it was given.
+
+    Example:
+        >>> @click.command(cls=ReportingCommand)
+        ... @click.argument("file")
+        ... def show(file):
+        ...     raise MemoryError
+        >>> show.main(["a.safetensors"], standalone_mode=False)
+        Traceback (most recent call last):
+        safetensors_core.cli.failure.Failure: a.safetensors: there is not enough memory. Try ...
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (SafetensorError, OSError, MemoryError, KeyboardInterrupt) as error:
+            raise Failure.of(error, ctx.params.get("file")) from error
+
+
+@functools.singledispatch
+def _message(error: BaseException) -> str:
+    """Cause and remedy of an error, in words that fit the command line."""
+    return str(error)
+
+
+@_message.register(HeaderError)
+def _(error: HeaderError) -> str:
+    # The library speaks of its parameter, which is an option here.
+    message = str(error).replace("pass max_header=", "pass --max-header ")
+    if error.reason in _WITH_REMEDY:
+        return message
+    if error.reason in _INCOMPLETE:
+        return _sentence(message, "Download or copy it again")
+    return _sentence(message, "Write it again with a program that keeps to the format")
+
+
+@_message.register(UnsupportedDtypeError)
+def _(error: UnsupportedDtypeError) -> str:
+    return str(error) if error.remedy else _sentence(str(error), "Try another --framework")
+
+
+@_message.register(InvalidInputError)
+def _(error: InvalidInputError) -> str:
+    return _sentence(str(error), "Name a safetensors file")
+
+
+@_message.register(OSError)
+def _(error: OSError) -> str:
+    return _sentence(error.strerror or str(error), _REMEDIES.get(error.errno or 0))
+
+
+@_message.register(MemoryError)
+def _(_error: MemoryError) -> str:
+    return "there is not enough memory. Try on a machine with more"
+
+
+@_message.register(click.ClickException)
+def _(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    remedy = None if context is None else f"Try: {context.command_path} --help"
+    return _sentence(error.format_message(), remedy)
+
+
+def _path(error: BaseException, given: str | None) -> str | None:
+    """The file that an error is about: the one that it names, or else the one that was given."""
+    # These are about what is installed and about the call.
+    if isinstance(error, (PluginError, click.ClickException)):
+        return None
+    named = getattr(error, "location", None) or getattr(error, "filename", None)
+    return os.fsdecode(named) if isinstance(named, (str, bytes)) else given
+
+
+def _sentence(message: str, remedy: str | None) -> str:
+    if not remedy:
+        return message
+    return f"{message} {remedy}" if message.endswith((".", "?", "!")) else f"{message}. {remedy}"

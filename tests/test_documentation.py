@@ -1,0 +1,250 @@
+"""What the documentation says of the code, compared with the code."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safetensors_core import Dtype, Reason, errors, get_framework
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+CORE = ROOT / "core" / "src" / "safetensors_core"
+THIRD_PARTY = {"msgspec", "pluggy"}
+THIRD_PARTY_OF_THE_COMMAND_LINE = {"click", "rich", "tqdm"}
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The tables of a page: rows of cells, without the heading."""
+    found = re.findall(r"^\|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page_text(page), re.MULTILINE)
+    return [
+        [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+        for table in found
+    ]
+
+
+def page_text(page: str) -> str:
+    return (DOCS / page).read_text("utf-8")
+
+
+def code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page_text(page), re.DOTALL | re.MULTILINE)
+
+
+def test_every_reason_has_one_row() -> None:
+    reasons = {reason.value for reason in Reason}
+    rows = [row for table in tables("user/errors.md") for row in table]
+    documented = [code(row[0])[0] for row in rows if code(row[0])[0] in reasons]
+    assert documented == [reason.value for reason in Reason]
+
+
+def test_every_exception_has_one_row() -> None:
+    exceptions = [
+        name for name in errors.__all__ if issubclass(getattr(errors, name), BaseException)
+    ]
+    rows = [row for table in tables("user/errors.md") for row in table]
+    documented = [code(row[0])[0] for row in rows if code(row[0])[0] in exceptions]
+    assert sorted([*documented, "SafetensorError"]) == exceptions
+
+
+def test_the_tree_of_exceptions_is_that_of_the_module() -> None:
+    [tree] = blocks("user/errors.md", "text")
+    assert tree.strip() in (inspect.getdoc(errors) or "")
+
+
+def test_the_table_of_dtypes_is_that_of_the_plugins() -> None:
+    numpy_dtypes = get_framework("numpy").dtypes
+    torch_dtypes = get_framework("torch").dtypes
+    expected = [
+        [
+            f"`{dtype}`",
+            str(dtype.bits),
+            f"`{numpy_dtypes[dtype].name}`" if dtype in numpy_dtypes else "none",
+            f"`{torch_dtypes[dtype]}`" if dtype in torch_dtypes else "none",
+        ]
+        for dtype in sorted(Dtype, key=lambda dtype: dtype.rank)
+    ]
+    assert tables("user/dtypes.md")[0] == expected
+
+
+# Architecture: a module of core imports only rooms that stand above its own.
+
+
+def rooms() -> dict[str, set[str]]:
+    """The rooms of core in the order of the table, and what each may import."""
+    table = tables("maintainers/architecture.md")[0]
+    return {code(row[0])[0]: set(code(row[2])) for row in table if code(row[0])[0] != "cli"}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(CORE).with_suffix("").parts
+    if parts[0] == "cli":
+        return "cli"
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """Modules that a file imports, at its top or in a function, but not for type checking."""
+    tree = ast.parse(path.read_bytes())
+    ignored: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            ignored.update(inner for statement in node.body for inner in ast.walk(statement))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                path_of_inner = CORE.parent / inner.replace(".", "/")
+                is_module = path_of_inner.with_suffix(".py").exists() or path_of_inner.is_dir()
+                found.add(inner if is_module else node.module)
+    return found
+
+
+MODULES = [path for path in sorted(CORE.rglob("*.py")) if path != CORE / "__init__.py"]
+ROOMS = [path for path in MODULES if room(path) != "cli"]
+
+
+def test_every_module_of_core_has_a_room() -> None:
+    assert sorted(rooms()) == sorted(room(path) for path in ROOMS)
+
+
+def test_rooms_only_import_rooms_above_them() -> None:
+    above: set[str] = set()
+    for name, allowed in rooms().items():
+        assert allowed <= above, name
+        above.add(name)
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=room)
+def test_a_module_imports_what_architecture_allows(path: Path) -> None:
+    imported = {
+        name.removeprefix("safetensors_core").removeprefix(".")
+        for name in runtime_imports(path)
+        if name.split(".")[0] == "safetensors_core"
+    }
+    assert imported <= rooms()[room(path)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(CORE).as_posix())
+def test_core_imports_few_packages_and_no_framework(path: Path) -> None:
+    allowed = THIRD_PARTY | {"safetensors_core"}
+    if room(path) == "cli":
+        allowed |= THIRD_PARTY_OF_THE_COMMAND_LINE
+    packages = {name.split(".")[0] for name in runtime_imports(path)}
+    assert packages - sys.stdlib_module_names <= allowed
+
+
+# The package of "Your first plugin", from its listing.
+
+FIRST_PLUGIN = "plugin-authors/first-plugin.md"
+TOYTENSOR = """
+import math
+
+
+class Tensor:
+    def __init__(self, values, shape):
+        assert len(values) == math.prod(shape)
+        self.values, self.shape = values, tuple(shape)
+"""
+PROGRAM = """
+import array, sys
+from safetensors_core import get_framework, list_plugins, load_file, save_file
+
+[plugin] = [plugin for plugin in list_plugins() if plugin.name == "toytensor"]
+assert plugin.names == ("toytensor", "toy"), plugin.names
+assert (plugin.origin, plugin.status) == ("safetensors-toytensor 1.0", "ok"), plugin.status
+assert (plugin.api_version, plugin.native_package) == (1, "toytensor")
+assert "toytensor" not in sys.modules
+
+from toytensor import Tensor
+tensors = {
+    "weight": Tensor(array.array("d", range(6)), (2, 3)),
+    "scalar": Tensor(array.array("f", [1]), ()),
+    "empty": Tensor(array.array("f"), (0, 3)),
+}
+save_file(tensors, "model.safetensors")
+loaded = load_file("model.safetensors", framework="toy")
+for name, tensor in tensors.items():
+    assert loaded[name].values == tensor.values, name
+    assert loaded[name].values.typecode == tensor.values.typecode, name
+    assert loaded[name].shape == tensor.shape, name
+assert get_framework(tensors["weight"]) is get_framework("toytensor")
+"""
+
+
+@pytest.fixture
+def first_plugin(tmp_path: Path) -> Path:
+    """A folder in which the listed package is installed, beside its framework."""
+    project = tomllib.loads(blocks(FIRST_PLUGIN, "toml")[0])["project"]
+    plugin, framework = [text for text in blocks(FIRST_PLUGIN, "python") if ">>>" not in text]
+    site = tmp_path / "site"
+    package = site / "safetensors_toytensor"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "_plugin.py").write_text(plugin)
+    (package / "framework.py").write_text(framework)
+    (site / "toytensor.py").write_text(TOYTENSOR)
+    info = site / f"safetensors_toytensor-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    entries = project["entry-points"]["safetensors_core"]
+    lines = [f"{name} = {value}\n" for name, value in entries.items()]
+    (info / "entry_points.txt").write_text("[safetensors_core]\n" + "".join(lines))
+    return site
+
+
+def test_the_package_of_the_first_plugin_works_as_listed(
+    first_plugin: Path, tmp_path: Path
+) -> None:
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(first_plugin)},
+    )
+
+
+def test_the_first_plugin_is_the_same_in_the_text_and_in_the_package() -> None:
+    def definitions(sources: list[str]) -> dict[str, str]:
+        bodies = [node for source in sources for node in ast.parse(source).body]
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        return {node.name: ast.dump(node) for node in bodies if isinstance(node, kinds)}
+
+    texts = blocks(FIRST_PLUGIN, "python")
+    prompts = re.compile(r"^(?:>>>|\.\.\.) ?(.*)$", re.MULTILINE)
+    in_text = definitions(["\n".join(prompts.findall(text)) for text in texts])
+    in_package = definitions([texts[-1]])
+    assert in_package.items() <= in_text.items()
+
+
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_the_pages_are_found_from_the_first_one(page: Path) -> None:
+    name = page.relative_to(DOCS).as_posix()
+    if name != "index.md" and not name.startswith("examples/"):
+        assert f"]({name})" in page_text("index.md")
