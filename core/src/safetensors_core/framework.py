@@ -130,8 +130,8 @@ class Framework(ABC):
             tensor: A tensor of this framework, on any device.
 
         Returns:
-            A contiguous buffer. It aliases the tensor where it can and keeps it alive; the
-            caller only reads it, and drops it before it asks for the next one.
+            A contiguous buffer. It aliases the tensor where it can and keeps it alive. The
+            caller only reads it, and may ask for other tensors before it is done with it.
         """
 
     @abstractmethod

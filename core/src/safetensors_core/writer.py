@@ -32,7 +32,7 @@ __all__ = ["save", "save_file", "save_stream"]
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux and macOS
 _PIECE = 256 * 1024 * 1024  # macOS refuses 2 GiB in one call; an interrupt waits for one piece
-_MAX_ALIGNMENT = 1 << 20
+_ALIGNMENTS = tuple(1 << power for power in range(3, 21))
 
 
 class _Entry(NamedTuple):
@@ -232,9 +232,9 @@ def _lay_out(
     """The beginning of the file, and the tensors in the order in which they follow."""
     _check_names(entries)
     _check_metadata(metadata)
-    if not isinstance(alignment, int) or alignment < 8 or alignment > _MAX_ALIGNMENT or alignment & (alignment - 1):
+    if alignment not in _ALIGNMENTS:
         raise InvalidInputError(
-            f"alignment {alignment!r} is not a power of two from 8 to {_MAX_ALIGNMENT}"
+            f"alignment {alignment!r} is not a power of two from 8 to {_ALIGNMENTS[-1]}"
         )
     by_dtype: dict[Dtype, list[str]] = {}
     for name, entry in entries.items():
