@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import errno
 import io
-import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors_core import collector
-from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import (
     FrameworkNotFoundError,
     InvalidInputError,
     UnsupportedDtypeError,
 )
 from safetensors_core.framework import Framework, TensorSpec
-from safetensors_core.header import MAX_HEADER, TensorInfo, encode_header
+from safetensors_core.header import TensorInfo
+from safetensors_core.layout import lay_out
 from safetensors_core.plugins import get_framework
 from safetensors_core.replacement import ReplacementFile
 from safetensors_core.sources.local import is_network_file, is_url
@@ -32,7 +30,6 @@ __all__ = ["save", "save_file", "save_stream"]
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux and macOS
 _PIECE = 256 * 1024 * 1024  # macOS refuses 2 GiB in one call; an interrupt waits for one piece
-_ALIGNMENTS = tuple(1 << power for power in range(3, 21))
 
 
 class _Entry(NamedTuple):
@@ -102,7 +99,7 @@ def save(
         96
     """
     entries = _entries(tensors)
-    beginning, infos = _lay_out(entries, metadata, alignment)
+    beginning, infos = lay_out(_specs(entries), metadata, alignment)
     output = io.BytesIO()
     output.write(beginning)
     for name, info in infos.items():
@@ -226,78 +223,8 @@ class _Tensor:
         return (self._framework.to_buffer(self._tensor),)
 
 
-def _lay_out(
-    entries: Mapping[str, _Entry], metadata: Mapping[str, str] | None, alignment: int
-) -> tuple[bytes, dict[str, TensorInfo]]:
-    """The beginning of the file, and the tensors in the order in which they follow."""
-    _check_names(entries)
-    _check_metadata(metadata)
-    if alignment not in _ALIGNMENTS:
-        raise InvalidInputError(
-            f"alignment {alignment!r} is not a power of two from 8 to {_ALIGNMENTS[-1]}"
-        )
-    by_dtype: dict[Dtype, list[str]] = {}
-    for name, entry in entries.items():
-        by_dtype.setdefault(entry.spec.dtype, []).append(name)
-    infos: dict[str, TensorInfo] = {}
-    position = 0
-    for dtype in sorted(by_dtype, key=lambda dtype: dtype.rank, reverse=True):
-        for name in sorted(by_dtype[dtype]):
-            shape = entries[name].spec.shape
-            bits = math.prod(shape) * dtype.bits
-            if bits % 8:
-                raise InvalidInputError(
-                    f"tensor {name!r}: {dtype} of shape {list(shape)} does not fill whole bytes"
-                )
-            end = position + bits // 8
-            infos[name] = TensorInfo(dtype, shape, (position, end))
-            position = end
-    beginning = encode_header(infos, metadata, alignment=alignment)
-    if len(beginning) - 8 > MAX_HEADER:
-        warnings.warn(
-            f"the header has {len(beginning) - 8:,} bytes; readers refuse more than "
-            f"{MAX_HEADER:,} unless they are told to accept them",
-            stacklevel=4,
-        )
-    return beginning, infos
-
-
-def _check_names(entries: Mapping[str, _Entry]) -> None:
-    for name in entries:
-        if not isinstance(name, str):
-            raise InvalidInputError(
-                f"tensor names must be strings, got {name!r} ({type(name).__name__})"
-            )
-        if name == "__metadata__":
-            raise InvalidInputError(
-                "a tensor cannot be named '__metadata__': the format reserves that name"
-            )
-        _check_text(name, "tensor name")
-
-
-def _check_metadata(metadata: Mapping[str, str] | None) -> None:
-    if metadata is None:
-        return
-    if not isinstance(metadata, Mapping):
-        raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
-    for key, value in metadata.items():
-        for text in (key, value):
-            if not isinstance(text, str):
-                raise InvalidInputError(
-                    f"metadata must map strings to strings, got {key!r}: {value!r}"
-                )
-            _check_text(text, "metadata")
-
-
-def _check_text(text: str, what: str) -> None:
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError(
-            f"{what} {text[:80]!a} holds a lone surrogate, which UTF-8 cannot encode"
-        ) from None
+def _specs(entries: Mapping[str, _Entry]) -> dict[str, TensorSpec]:
+    return {name: entry.spec for name, entry in entries.items()}
 
 
 def _write_file(
@@ -313,7 +240,7 @@ def _write_file(
         )
     if is_url(filename):
         raise InvalidInputError(f"{filename} is a URL: files can be saved to local paths only")
-    beginning, infos = _lay_out(entries, metadata, alignment)
+    beginning, infos = lay_out(_specs(entries), metadata, alignment)
     last = next(reversed(infos.values())).data_offsets[1] if infos else 0
     with ReplacementFile(filename, fsync=fsync) as file:
         with file.naming():

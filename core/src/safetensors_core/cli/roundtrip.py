@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
     Example:
         >>> print(Step("save", "148 tensors", 497_759_232, 0.25))
-        save      497.8 MB   250.00 ms  148 tensors
+        save        498 MB   250.00 ms  148 tensors
     """
 
     step: str

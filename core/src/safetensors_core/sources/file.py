@@ -109,6 +109,11 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         OSError: It cannot be opened, or is a folder.
         InvalidInputError: It is a pipe, a socket or a device.
+
+    Example:
+        >>> open_regular(os.devnull)
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: /dev/null is not a regular file
     """
     # Without O_NONBLOCK, opening a pipe that nobody writes to would hang.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

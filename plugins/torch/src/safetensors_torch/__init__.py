@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from safetensors_core.reader import Backend
+    from safetensors_torch.models import load_model, save_model
 
 __all__ = ["load", "load_file", "load_model", "save", "save_file", "save_model"]
 
@@ -146,79 +147,10 @@ def load_file(
     )
 
 
-def save_model(
-    model: torch.nn.Module,
-    filename: str | os.PathLike[str],
-    metadata: Mapping[str, str] | None = None,
-    force_contiguous: bool = True,
-    *,
-    alignment: int = 8,
-    fsync: bool = True,
-) -> None:
-    """Save a model whose parameters may be tied.
+def __getattr__(name: str) -> object:
+    # What works on modules imports torch, so it is imported when it is used.
+    if name in ("load_model", "save_model"):
+        from safetensors_torch import models
 
-    Of names that share memory, one is saved: the first whose tensor holds all the others. The
-    metadata maps every dropped name to the one that was kept.
-
-    Args:
-        model: Any module.
-        filename: Path of the file.
-        metadata: Strings by name to store in the header.
-        force_contiguous: Whether to pack tensors that are not contiguous; refused otherwise.
-        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
-        fsync: Whether to wait until the file is on disk.
-
-    Raises:
-        SharedMemoryError: Tensors overlap and none of them holds the others.
-        InvalidInputError: A tensor cannot be saved.
-        OSError: The file system refuses, with `errno` and `filename`.
-
-    Example:
-        >>> tied = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-        >>> tied[1].weight = tied[0].weight
-        >>> path = tmp_path / "tied.safetensors"
-        >>> save_model(tied, path)
-        >>> sorted(load_file(path))
-        ['0.bias', '0.weight', '1.bias']
-    """
-    from safetensors_torch import models
-
-    models.save_model(model, filename, metadata, force_contiguous, alignment=alignment, fsync=fsync)
-
-
-def load_model(
-    model: torch.nn.Module,
-    filename: str | os.PathLike[str],
-    strict: bool = True,
-    device: str | int | torch.device = "cpu",
-    *,
-    backend: Backend = "auto",
-) -> tuple[list[str], list[str]]:
-    """Load a file into a model whose parameters may be tied.
-
-    Args:
-        model: The module; its tensors are overwritten in place.
-        filename: Path of the file.
-        strict: Whether missing and unexpected names are an error.
-        device: Where the file's tensors are loaded before they are copied into the model's.
-        backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
-
-    Returns:
-        Names of the model that the file lacks, and names of the file that the model lacks. A
-        name that shares memory with a loaded one is not missing.
-
-    Raises:
-        StateDictError: Names or shapes do not match; the model is unchanged.
-        HeaderError: The file is not a valid safetensors file.
-        OSError: The file cannot be opened or read.
-
-    Example:
-        >>> model = torch.nn.Linear(2, 2)
-        >>> path = tmp_path / "linear.safetensors"
-        >>> save_model(model, path)
-        >>> load_model(torch.nn.Linear(2, 2), path)
-        ([], [])
-    """
-    from safetensors_torch import models
-
-    return models.load_model(model, filename, strict, device, backend=backend)
+        return getattr(models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

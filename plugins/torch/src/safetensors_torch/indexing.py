@@ -43,7 +43,11 @@ def apply_index(
     carried = tensor if dtype.is_complex else tensor.view(_CARRIERS[dtype.itemsize])
     items: list[Any] = []
     axis = 0
+    # NumPy broadcasts integers beside arrays; torch would take their axes out first.
+    beside_arrays = any(isinstance(item, list) or hasattr(item, "shape") for item in index)
     for item in index:
+        if beside_arrays and isinstance(item, int) and not isinstance(item, bool):
+            item = [item]
         if isinstance(item, slice) and item.step is not None and item.step < 0:
             rows = range(*item.indices(carried.shape[axis]))
             ascending = slice(rows[-1], rows[0] + 1, -rows.step) if rows else slice(0, 0)

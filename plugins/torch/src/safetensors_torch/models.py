@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -55,11 +55,38 @@ class StateDictError(SafetensorError, RuntimeError):
 def save_model(
     model: torch.nn.Module,
     filename: str | os.PathLike[str],
-    metadata: Mapping[str, str] | None,
-    force_contiguous: bool,
-    **options: Any,
+    metadata: Mapping[str, str] | None = None,
+    force_contiguous: bool = True,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
 ) -> None:
-    """Save a model: see `safetensors_torch.save_model`."""
+    """Save a model whose parameters may be tied.
+
+    Of names that share memory, one is saved: the first whose tensor holds all the others. The
+    metadata maps every dropped name to the one that was kept.
+
+    Args:
+        model: Any module.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        force_contiguous: Whether to pack tensors that are not contiguous; refused otherwise.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        SharedMemoryError: Tensors overlap and none of them holds the others.
+        InvalidInputError: A tensor cannot be saved.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> tied = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        >>> tied[1].weight = tied[0].weight
+        >>> path = tmp_path / "tied.safetensors"
+        >>> save_model(tied, path)
+        >>> sorted(load_file(path))
+        ['0.bias', '0.weight', '1.bias']
+    """
     state = _tensors(model)
     notes = dict(metadata or {})
     for kept, group in _kept_names(state).items():
@@ -74,18 +101,48 @@ def save_model(
                 f"these tensors are not contiguous: {_listed(loose)}. Use force_contiguous=True "
                 "to pack them"
             )
-    save_file(state, filename, notes or None if metadata is None else notes, **options)
+    save_file(
+        state,
+        filename,
+        notes or None if metadata is None else notes,
+        alignment=alignment,
+        fsync=fsync,
+    )
 
 
 def load_model(
     model: torch.nn.Module,
     filename: str | os.PathLike[str],
-    strict: bool,
-    device: Any,
+    strict: bool = True,
+    device: str | int | torch.device = "cpu",
     *,
-    backend: Backend,
+    backend: Backend = "auto",
 ) -> tuple[list[str], list[str]]:
-    """Load a model: see `safetensors_torch.load_model`."""
+    """Load a file into a model whose parameters may be tied.
+
+    Args:
+        model: The module; its tensors are overwritten in place.
+        filename: Path of the file.
+        strict: Whether missing and unexpected names are an error.
+        device: Where the file's tensors are loaded before they are copied into the model's.
+        backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
+
+    Returns:
+        Names of the model that the file lacks, and names of the file that the model lacks. A
+        name that shares memory with a loaded one is not missing.
+
+    Raises:
+        StateDictError: Names or shapes do not match; the model is unchanged.
+        HeaderError: The file is not a valid safetensors file.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 2)
+        >>> path = tmp_path / "linear.safetensors"
+        >>> save_model(model, path)
+        >>> load_model(torch.nn.Linear(2, 2), path)
+        ([], [])
+    """
     loaded = load_file(filename, device, backend=backend)
     state = _tensors(model)
     covered = set(loaded)

@@ -1,0 +1,108 @@
+"""What goes where in a file that is about to be written."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+
+from safetensors_core.dtypes import Dtype
+from safetensors_core.errors import InvalidInputError
+from safetensors_core.framework import TensorSpec
+from safetensors_core.header import MAX_HEADER, TensorInfo, encode_header
+
+__all__ = ["lay_out"]
+
+_ALIGNMENTS = tuple(1 << power for power in range(3, 21))
+
+
+def lay_out(
+    specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None, alignment: int
+) -> tuple[bytes, dict[str, TensorInfo]]:
+    """Find where everything goes in a file.
+
+    Args:
+        specs: Dtype and shape by name.
+        metadata: Strings by name; None for no metadata.
+        alignment: The data begins at a multiple of this many bytes.
+
+    Returns:
+        The first bytes of the file, up to the data, and the tensors in the order of the file.
+
+    Raises:
+        InvalidInputError: A name, a metadata value, a shape or `alignment` cannot be saved.
+
+    Example:
+        >>> specs = {"a": TensorSpec(Dtype.U8, (3,)), "b": TensorSpec(Dtype.F32, ())}
+        >>> beginning, infos = lay_out(specs, None, 8)
+        >>> {name: info.data_offsets for name, info in infos.items()}
+        {'b': (0, 4), 'a': (4, 7)}
+    """
+    _check_names(specs)
+    _check_metadata(metadata)
+    if alignment not in _ALIGNMENTS:
+        raise InvalidInputError(
+            f"alignment {alignment!r} is not a power of two from 8 to {_ALIGNMENTS[-1]}"
+        )
+    by_dtype: dict[Dtype, list[str]] = {}
+    for name, spec in specs.items():
+        by_dtype.setdefault(spec.dtype, []).append(name)
+    infos: dict[str, TensorInfo] = {}
+    position = 0
+    for dtype in sorted(by_dtype, key=lambda dtype: dtype.rank, reverse=True):
+        for name in sorted(by_dtype[dtype]):
+            shape = specs[name].shape
+            bits = math.prod(shape) * dtype.bits
+            if bits % 8:
+                raise InvalidInputError(
+                    f"tensor {name!r}: {dtype} of shape {list(shape)} does not fill whole bytes"
+                )
+            end = position + bits // 8
+            infos[name] = TensorInfo(dtype, shape, (position, end))
+            position = end
+    beginning = encode_header(infos, metadata, alignment=alignment)
+    if len(beginning) - 8 > MAX_HEADER:
+        warnings.warn(
+            f"the header has {len(beginning) - 8:,} bytes; readers refuse more than "
+            f"{MAX_HEADER:,} unless they are told to accept them",
+            stacklevel=4,
+        )
+    return beginning, infos
+
+
+def _check_names(names: Iterable[object]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidInputError(
+                f"tensor names must be strings, got {name!r} ({type(name).__name__})"
+            )
+        if name == "__metadata__":
+            raise InvalidInputError(
+                "a tensor cannot be named '__metadata__': the format reserves that name"
+            )
+        _check_text(name, "tensor name")
+
+
+def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
+    for key, value in metadata.items():
+        for text in (key, value):
+            if not isinstance(text, str):
+                raise InvalidInputError(
+                    f"metadata must map strings to strings, got {key!r}: {value!r}"
+                )
+            _check_text(text, "metadata")
+
+
+def _check_text(text: str, what: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"{what} {text[:80]!a} holds a lone surrogate, which UTF-8 cannot encode"
+        ) from None

@@ -1,0 +1,236 @@
+"""`PluginInfo`: one installed plugin, from its metadata to its checked framework."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from types import ModuleType
+
+import pluggy
+
+from safetensors_core import hookspecs
+from safetensors_core.errors import PluginError
+from safetensors_core.framework import API_VERSION, Framework
+
+__all__ = ["DISABLED", "EXTRAS", "PluginInfo", "manager", "remedy"]
+
+#: Environment variable with the names of plugins to leave alone, separated by commas.
+DISABLED = "SAFETENSORS_DISABLED_PLUGINS"
+
+#: Extras of this distribution by the names that people type, to suggest what to install.
+EXTRAS = {
+    "numpy": "numpy",
+    "np": "numpy",
+    "torch": "torch",
+    "pt": "torch",
+    "pytorch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "flax": "jax",
+    "tensorflow": "tensorflow",
+    "tf": "tensorflow",
+    "paddle": "paddle",
+    "mlx": "mlx",
+}
+
+
+class PluginInfo:
+    """One installed plugin, as its distribution's metadata describes it.
+
+    Attributes:
+        name: Name of the plugin.
+        aliases: Other names that it answers to.
+        distribution: Distribution that provides it; empty for one registered at run time.
+        version: Version of that distribution.
+        module: Module that holds its hooks.
+
+    Example:
+        >>> info = PluginInfo("acme", ("ac",), "safetensors-acme", "1.0", "safetensors_acme")
+        >>> info.names, info.origin
+        (('acme', 'ac'), 'safetensors-acme 1.0')
+    """
+
+    def __init__(
+        self, name: str, aliases: tuple[str, ...], distribution: str, version: str, module: str
+    ) -> None:
+        self.name = name
+        self.aliases = aliases
+        self.distribution = distribution
+        self.version = version
+        self.module = module
+        self.duplicates: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<PluginInfo {self.name!r} of {self.origin}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the plugin, its own first."""
+        return (self.name, *self.aliases)
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version as one text."""
+        return f"{self.distribution} {self.version}" if self.distribution else self.module
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the environment says to leave the plugin alone."""
+        listed = os.environ.get(DISABLED, "").replace(",", " ").split()
+        return not set(self.names).isdisjoint(listed)
+
+    @functools.cached_property
+    def api_version(self) -> int | None:
+        """Version of the contract that the plugin states; None where its module states none.
+
+        Imports the plugin's module, not its framework.
+        """
+        try:
+            return getattr(self._module, "api_version", None)
+        except PluginError:
+            return None
+
+    @functools.cached_property
+    def native_package(self) -> str:
+        """Import name of the framework, where the plugin's module states it; else empty.
+
+        Imports the plugin's module, not its framework.
+        """
+        try:
+            return getattr(self._module, "native_package", "")
+        except PluginError:
+            return ""
+
+    @property
+    def status(self) -> str:
+        """``"ok"``, or why the plugin cannot be used.
+
+        Imports the plugin's module, not its framework.
+        """
+        try:
+            self._activate()
+        except PluginError as error:
+            return str(error)
+        return "ok"
+
+    @functools.cached_property
+    def _module(self) -> ModuleType:
+        """The plugin's module, imported unless the plugin is disabled."""
+        from importlib import import_module
+
+        if self.disabled:
+            raise PluginError(f"plugin {self.name!r} of {self.origin} is disabled by {DISABLED}")
+        try:
+            return import_module(self.module)
+        # A plugin's module may fail in any way that code can fail, also by sys.exit().
+        except (Exception, SystemExit) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: BaseException) -> PluginError:
+        return PluginError(
+            f"plugin {self.name!r} of {self.origin} is broken: {type(error).__name__}: {error}. "
+            f"Reinstall it or set {DISABLED}={self.name}"
+        )
+
+    def _activate(self) -> None:
+        """Import the plugin's module, check it, and let its hooks be called."""
+        if self.duplicates:
+            raise PluginError(
+                f"plugin name {self.name!r} is claimed by {self.origin} and by "
+                f"{', '.join(self.duplicates)}. Uninstall all but one"
+            )
+        self.check_version(getattr(self._module, "api_version", API_VERSION))
+        try:
+            _register(self._module)
+        except pluggy.PluginValidationError as error:
+            raise self._broken(error) from error
+
+    def check_version(self, version: object) -> None:
+        """Refuse a version of the plugin contract that this core does not implement.
+
+        Args:
+            version: What the plugin states.
+
+        Raises:
+            PluginError: It is newer, or no integer.
+        """
+        if not isinstance(version, int):
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} states {version!r} as the version of the "
+                "plugin contract: it must be an integer"
+            )
+        if version > API_VERSION:
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} needs version {version} of the plugin "
+                f"contract, this safetensors-core has {API_VERSION}. "
+                "Try: pip install --upgrade safetensors-core"
+            )
+
+    def load_framework(self) -> Framework:
+        """Import the framework and return its plugin's instance.
+
+        Returns:
+            The framework, checked against the contract.
+
+        Raises:
+            PluginError: The plugin is disabled, duplicate, broken or too new, or its framework
+                is not installed.
+        """
+        self._activate()
+        others = [plugin for plugin in manager.get_plugins() if plugin is not self._module]
+        try:
+            results = manager.subset_hook_caller("safetensors_framework", others)()
+        except ImportError as error:
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} cannot import its framework: {error}. "
+                f"{remedy(self.name)}"
+            ) from error
+        except Exception as error:
+            raise self._broken(error) from error
+        if not results:
+            raise PluginError(f"plugin {self.name!r} of {self.origin} provides no framework")
+        framework = results[0]
+        if not isinstance(framework, Framework):
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} returned {type(framework).__name__} "
+                "instead of a Framework"
+            )
+        self.check_version(framework.api_version)
+        return framework
+
+
+manager = pluggy.PluginManager(hookspecs.GROUP)
+manager.add_hookspecs(hookspecs)
+_lock = threading.Lock()
+
+
+def _register(module: ModuleType) -> None:
+    with _lock:
+        if manager.is_registered(module):
+            return
+        try:
+            manager.register(module)
+        except Exception:
+            # Some versions of pluggy keep a plugin whose hooks they found wrong.
+            if manager.is_registered(module):
+                manager.unregister(module)
+            raise
+
+
+def remedy(name: str) -> str:
+    """What to do to get a framework.
+
+    Args:
+        name: Name or alias of the framework.
+
+    Returns:
+        A sentence for the end of an error.
+
+    Example:
+        >>> remedy("flax")
+        'Try: pip install "safetensors-core[jax]"'
+    """
+    if name in EXTRAS:
+        return f'Try: pip install "safetensors-core[{EXTRAS[name]}]"'
+    return "Install the plugin that provides it"
