@@ -187,3 +187,132 @@ def test_an_index_of_a_tensor_means_what_it_means_in_numpy(
     found = weight[index].clone(memory_format=torch.contiguous_format)
     assert (found.dtype, tuple(found.shape)) == (TORCH.dtypes[dtype], expected.shape)
     assert bytes(found.reshape(-1).view(torch.uint8).numpy()) == expected.tobytes()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """How the file is read."""
+    backend: Backend = request.param
+    return backend
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def framework(request: pytest.FixtureRequest) -> str:
+    """Who indexes what was read."""
+    name: str = request.param
+    return name
+
+
+def no_rows(*shape: int) -> Array:
+    return np.zeros(shape, dtype=np.int64)
+
+
+def no_mask(*shape: int) -> Array:
+    return np.zeros(shape, dtype=bool)
+
+
+EMPTY: list[tuple[tuple[int, ...], Any]] = [
+    ((4, 6), no_rows(0, 2)),
+    ((4, 6), no_rows(2, 0)),
+    ((4, 6), no_rows(2, 0, 3).astype(np.uint64)),
+    ((4, 6), (slice(None), no_rows(0, 3))),
+    ((4, 6), (no_rows(0, 2), 1)),
+    ((4, 6), (no_rows(0, 2), [1, 2])),
+    ((4, 6), (None, no_rows(0, 2))),
+    ((4, 6), [[]]),
+    ((4, 6), [[], []]),
+    ((4, 6), (slice(None), [[]])),
+    ((4, 6), no_mask(4)),
+    ((4, 6), no_mask(4, 6)),
+    ((0, 6), no_mask(0, 6)),
+    ((0, 6), no_mask(0)),
+    ((0, 6), no_rows(0, 2)),
+    ((4, 0), no_mask(4, 0)),
+    ((4, 0), (slice(None), no_mask(0))),
+    ((4, 0), (slice(None), no_rows(0, 3))),
+]
+
+FORMS: list[tuple[tuple[int, ...], Any]] = [
+    ((4, 6), [np.True_, np.False_, np.True_, np.True_]),
+    ((4, 6), [True, np.False_, True, False]),
+    ((4, 6), [True, 2]),
+    ((4, 6), [2, np.True_]),
+    ((4, 6), [(0, 1)]),
+    ((4, 6), [(0, 1), [2, 3]]),
+    ((4, 6), (slice(None), [(0, 1)])),
+    ((4, 6), [np.array([0, 1]), [2, 3]]),
+    ((4, 6), [[True] * 6, [False] * 6, [True, False] * 3, [False] * 6]),
+    ((4, 6), [np.int8(1), np.uint32(2)]),
+    ((4, 6), np.array([1, 2], dtype=">i8")),
+    ((4, 6), np.True_),
+    ((4, 6), np.array(False)),
+    ((4, 6), slice(0, 2**70)),
+    ((4, 6), slice(-(2**70), 2**70, 2**70)),
+    ((4, 6), slice(2**70, -(2**70), -1)),
+    ((4, 6), slice(2**70, None, -(2**70))),
+    ((4, 6), (slice(None), slice(2**63, None, -2))),
+    ((4, 6), (slice(None), slice(4, 0, -2))),
+    ((0, 6), slice(2**70, None, -1)),
+]
+
+
+@pytest.mark.parametrize(("shape", "index"), EMPTY + FORMS, ids=repr)
+def test_every_form_of_an_index_means_the_same_for_each_framework_and_backend(
+    tmp_path: Path, framework: str, backend: Backend, shape: tuple[int, ...], index: Any
+) -> None:
+    array = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    save_file({"w": array}, tmp_path / "model.safetensors", fsync=False)
+    with safe_open(tmp_path / "model.safetensors", framework, backend=backend) as file:
+        found = file.get_slice("w")[index]
+    assert (tuple(found.shape), found.tolist()) == (array[index].shape, array[index].tolist())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.array([0, 1], dtype=object),
+        np.array(0, dtype=object),
+        np.array([], dtype=object),
+        np.array([]),
+        np.zeros((0, 2)),
+        np.array([1.0]),
+        np.array(1.0),
+        np.array(["a"]),
+        np.array([0], dtype="m8[s]"),
+        torch.tensor([0.0]),
+        torch.tensor(0.0),
+        torch.zeros(0),
+        torch.tensor([1j]),
+        np.array([2**64 - 1], dtype=np.uint64),
+        np.array([2**64 - 1], dtype=">u8"),
+        torch.tensor([2**63], dtype=torch.uint64),
+        [2**63],
+        [2**64 - 1],
+        [2**70],
+        2**70,
+        [[0, 1], [2]],
+        [0, [1]],
+        [np.zeros((0, 2), dtype=np.int64)],
+        ["a"],
+        "a",
+        [0.0],
+        [np.float64(1)],
+        [np.array([1.0])],
+        [None],
+        [...],
+        [slice(1)],
+        slice(0.0, 1),
+        [True, False],
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", ["rows", "columns"])
+def test_what_is_no_index_is_refused_by_each_framework_and_backend(
+    tmp_path: Path, framework: str, backend: Backend, place: str, index: Any
+) -> None:
+    array = np.arange(24, dtype=np.int32).reshape(4, 6)
+    save_file({"w": array}, tmp_path / "model.safetensors", fsync=False)
+    with safe_open(tmp_path / "model.safetensors", framework, backend=backend) as file:
+        weight = file.get_slice("w")
+        with pytest.raises(SliceError, match="tensor 'w' of shape"):
+            weight[index if place == "rows" else (slice(None), index)]

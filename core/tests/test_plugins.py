@@ -267,7 +267,7 @@ def test_a_tensor_finds_its_framework_and_only_that(site: Site) -> None:
     assert found[:3] == ["acme", 2, "abc"]
     assert found[3] == (
         "FrameworkNotFoundError: tensor 'x': no installed plugin takes objects of type "
-        "builtins.int (found: acme, other)."
+        "builtins.int (found: acme, other). Make it a tensor of a framework"
     )
     assert not found[4]
 

@@ -226,3 +226,21 @@ def test_memory_stays_at_one_chunk_however_large_the_file(tmp_path: Path) -> Non
     assert report["error"] is None
     assert (tmp_path / "m").stat().st_size > size
     assert report["grown"] < 32 * MIB
+
+
+def test_a_large_chunk_may_be_refilled_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What one call cannot take is written in pieces, the last of them small.
+    monkeypatch.setattr("safetensors_core.sources.file._PIECE", 5 << 20)
+    buffer = bytearray(6 << 20)
+
+    def chunks() -> Iterator[bytearray]:
+        for value in (1, 2):
+            buffer[:] = bytes([value]) * len(buffer)
+            yield buffer
+
+    path = tmp_path / "model.safetensors"
+    save_stream([("w", TensorSpec(Dtype.U8, (12 << 20,)), chunks)], path)
+    data = path.read_bytes()[-(12 << 20) :]
+    assert data == b"\1" * (6 << 20) + b"\2" * (6 << 20)

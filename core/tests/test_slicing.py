@@ -143,6 +143,14 @@ def test_rows_that_begin_inside_a_byte_are_read_with_the_whole_tensor() -> None:
         ([0.5], "must hold integers or booleans"),
         ([True, False], "a boolean index of length 2 does not fit an axis of size 4"),
         (([0], ..., 0), "'...' stands for no dimension"),
+        ([[0, 1], [2]], "must hold lists of one length"),
+        ([[0], 1], "must hold lists of one length"),
+        ([0, [1]], "must hold lists of one length"),
+        (["a"], "must hold integers or booleans"),
+        ([None], "must hold integers or booleans"),
+        ([2**63], "index 9223372036854775808 is out of bounds"),
+        ([-(2**70)], "is out of bounds"),
+        (2**70, "is out of bounds"),
     ],
 )
 def test_an_index_that_does_not_fit_says_why(index: Any, message: str) -> None:
@@ -152,3 +160,47 @@ def test_an_index_that_does_not_fit_says_why(index: Any, message: str) -> None:
 
 def test_expanding_leaves_no_ellipsis_and_no_negative_integer() -> None:
     assert expand_index((-1, ..., None, -2), (4, 5, 6)) == (3, slice(None), None, 4)
+
+
+def nested(depth: int) -> list[Any]:
+    values: list[Any] = [0]
+    for _ in range(depth - 1):
+        values = [values]
+    return values
+
+
+def test_a_list_may_be_as_deep_as_an_array_has_dimensions() -> None:
+    assert expand_index((nested(64),), (4,)) == (nested(64),)
+    endless: list[Any] = []
+    endless.append(endless)
+    for values in (nested(65), endless):
+        with pytest.raises(SliceError, match="at most 64 deep"):
+            expand_index((values,), (4,))
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ([True, False, True, True], [True, False, True, True]),
+        ([True, 2], [1, 2]),
+        ([[False, 2], [True, 0]], [[0, 2], [1, 0]]),
+        ([(0, 1)], [[0, 1]]),
+        ([], []),
+        ([[], []], [[], []]),
+    ],
+)
+def test_a_list_is_a_mask_only_if_it_holds_nothing_but_booleans(
+    item: list[Any], expected: list[Any]
+) -> None:
+    (found,) = expand_index((item,), (4,))
+    assert repr(found) == repr(expected)
+
+
+BOUNDS = st.none() | st.integers(-9, 9) | st.sampled_from([2**63, 2**70, -(2**63), -(2**70)])
+
+
+@given(st.builds(slice, BOUNDS, BOUNDS, BOUNDS.filter(lambda step: step != 0)), st.integers(0, 7))
+def test_a_slice_keeps_its_rows_when_its_bounds_are_made_to_fit(item: slice, size: int) -> None:
+    (found,) = expand_index((item,), (size,))
+    assert list(range(size))[found] == list(range(size))[item]
+    assert all(part is None or abs(part) <= size for part in (found.start, found.stop, found.step))

@@ -14,12 +14,16 @@ SafetensorError
 ```
 
 What the file system refuses stays an `OSError` with its `errno` and `filename`.
+
+Every error survives pickle and copy with its message and attributes, and so reaches the parent of a
+worker process as it was raised.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "ClosedFileError",
@@ -34,6 +38,10 @@ __all__ = [
     "TensorNotFoundError",
     "UnsupportedDtypeError",
 ]
+
+# Comparing names takes tens of microseconds each, and an error may be one of thousands that a
+# program catches.
+_MOST_COMPARED = 1000
 
 
 class Reason(str, enum.Enum):
@@ -93,6 +101,15 @@ class SafetensorError(Exception):
         True
     """
 
+    # Python's own way calls the class with `args`, which fails wherever a constructor takes more
+    # than that. Here no constructor runs: the attributes are all that an error is made of.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), *self.args), self.__dict__ or None
+
+
+def _restore(kind: type[SafetensorError], *args: object) -> SafetensorError:
+    return kind.__new__(kind, *args)
+
 
 class HeaderError(SafetensorError):
     """The bytes are not a valid safetensors file.
@@ -143,8 +160,8 @@ class UnsupportedDtypeError(SafetensorError):
     def __init__(
         self, dtype: object, framework: str, *, tensor: str | None = None, remedy: str = ""
     ) -> None:
-        super().__init__(dtype, framework)
         self.dtype = str(dtype)
+        super().__init__(self.dtype, framework)
         self.framework = framework
         self.tensor = tensor
         self.location: str | None = None
@@ -162,6 +179,9 @@ class TensorNotFoundError(SafetensorError, KeyError):
 
     Attributes:
         tensor: The name or pattern that was asked for.
+        location: The file or URL.
+        suggestion: A similar name that the file holds; None where no name is similar, or where
+            too many are to compare them all.
 
     Example:
         >>> error = TensorNotFoundError("wte.wieght", "gpt2.safetensors", ["wte.weight"])
@@ -173,15 +193,29 @@ class TensorNotFoundError(SafetensorError, KeyError):
         super().__init__(tensor)
         self.tensor = tensor
         self.location = location
-        self._names = names
+        self.suggestion = _closest(tensor, list(names))
 
     # KeyError's own __str__ would show the repr of the first argument.
     def __str__(self) -> str:
-        import difflib
-
-        close = difflib.get_close_matches(self.tensor, self._names, n=1)
-        hint = f". Did you mean {close[0]!r}?" if close else ""
+        hint = f". Did you mean {self.suggestion!r}?" if self.suggestion is not None else ""
         return f"{self.location}: no tensor {self.tensor!r}{hint}"
+
+
+def _closest(wanted: str, names: list[str]) -> str | None:
+    """The most similar name, if any is similar."""
+    if len(names) > _MOST_COMPARED:
+        # A slip of one or two letters leaves one half of a name as it was.
+        head, tail = wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]
+        names = [
+            name
+            for name in names
+            if abs(len(name) - len(wanted)) <= 2 and (name.startswith(head) or name.endswith(tail))
+        ]
+    if not 0 < len(names) <= _MOST_COMPARED:
+        return None
+    import difflib
+
+    return next(iter(difflib.get_close_matches(wanted, names, n=1)), None)
 
 
 class SliceError(SafetensorError, IndexError):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from safetensors_core import collector
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import UnsupportedDtypeError
+from safetensors_core.errors import SliceError, UnsupportedDtypeError
 from safetensors_core.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ class Framework(ABC):
             UnsupportedDtypeError: The framework cannot represent a dtype exactly.
         """
 
-    def load(self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any) -> Any:
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, Any]:
         """Tensors from a source. Override it for an I/O pipeline of the framework's own.
 
         Args:
@@ -166,7 +169,8 @@ class Framework(ABC):
         """
         self.check_dtypes(infos)
         buffer, placed = source.fetch(infos, self.alignment)
-        return self.from_buffers(buffer, placed, device)
+        with collector.paused():
+            return self.from_buffers(buffer, placed, device)
 
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Any:
         """One tensor from a buffer, with an index applied to it.
@@ -180,7 +184,14 @@ class Framework(ABC):
         Returns:
             A tensor; never a bare scalar.
         """
-        return self.from_buffers(buffer, {"": info}, device)[""][index]
+        tensor = self.from_buffers(buffer, {"": info}, device)[""]
+        try:
+            return tensor[index]
+        except TypeError as error:
+            raise SliceError(
+                f"framework {self.name!r} does not take this index ({error}); its plugin may "
+                "override Framework.index"
+            ) from error
 
     def storage_key(self, tensor: Any) -> Hashable | None:
         """Identity of the memory behind a tensor.

@@ -18,6 +18,7 @@ from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import HeaderError, InvalidInputError, Reason
 from safetensors_core.signatures import recognise
 from safetensors_core.sizes import size_text
+from safetensors_core.tiling import in_file_order
 
 __all__ = [
     "MAX_HEADER",
@@ -32,7 +33,6 @@ __all__ = [
 MAX_HEADER = 100_000_000
 
 _PREFIX = 8  # bytes of the little-endian header length in front of the header
-_U64_MAX = 2**64 - 1
 # White space is JSON's: `\s` would also match what a JSON reader must refuse.
 _METADATA_FIRST = re.compile(r'\{"__metadata__"[ \t\n\r]*:[ \t\n\r]*')
 _AFTER_METADATA = re.compile(r'[ \t\n\r]*(?:,[ \t\n\r]*(?=")|(?=\}))')
@@ -118,6 +118,8 @@ class Header(msgspec.Struct, frozen=True):
         return self.data_start + self.data_nbytes
 
 
+_NEGATIVE_ZERO = re.compile(r"[\[,][ \t\n\r]*-0")
+
 _decoder = msgspec.json.Decoder(dict[str, TensorInfo])
 
 
@@ -150,6 +152,12 @@ def header_length(beginning: bytes, *, size: int, max_header: int = MAX_HEADER) 
         foreign = recognise(beginning, size)
         if foreign is not None:
             raise foreign
+    if length > max_header and length + _PREFIX > size:
+        raise HeaderError(
+            Reason.HEADER_TOO_LARGE,
+            f"the file has {size:,} bytes, but its first 8 stand for a header of {length:,}: it is "
+            "no safetensors file, or damaged",
+        )
     if length > max_header:
         raise HeaderError(
             Reason.HEADER_TOO_LARGE,
@@ -191,7 +199,7 @@ def parse_header(
         >>> parse_header(data).tensors["w"].shape
         (2,)
     """
-    with memoryview(data) as given, given.cast("B") as view:
+    with _bytes_of(data) as view:
         size = len(view) if size is None else size
         beginning = bytes(view[:1024])
         length = header_length(beginning, size=size, max_header=max_header)
@@ -213,10 +221,19 @@ def parse_header(
             ) from None
     with collector.paused():
         tensors, metadata = _decode(text)
-        ordered = _check_offsets(tensors)
+        ordered = in_file_order(tensors)
     header = Header(ordered, metadata, length)
     _check_size(header, size)
     return header
+
+
+def _bytes_of(data: object) -> memoryview:
+    try:
+        return memoryview(data).cast("B")  # type: ignore[arg-type]
+    except (BufferError, TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"expected the bytes of a safetensors file, got {type(data).__name__}: {error}"
+        ) from None
 
 
 def _decode(text: str) -> tuple[dict[str, TensorInfo], dict[str, str] | None]:
@@ -255,91 +272,12 @@ def _nothing_repeated_or_ignored(text: str, tensors: Mapping[str, TensorInfo]) -
             return False
         expected += sum(name.count(":") for name in tensors)
     # msgspec reads -0 as 0, which the format does not allow.
-    return colons == expected and not ("-" in text and "-0" in text)
+    return colons == expected and not ("-0" in text and _NEGATIVE_ZERO.search(text))
 
 
 def _decode_strictly(text: str) -> tuple[dict[str, TensorInfo], dict[str, str] | None]:
     entries, metadata = strict_json.read_header(text)
     return {name: TensorInfo(*entry) for name, entry in entries.items()}, metadata
-
-
-def _check_offsets(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Check that the entries tile the data without gap or overlap; order them by offset."""
-    sizes: dict[tuple[Dtype, tuple[int, ...]], int] = {}
-    position = 0
-    for name, info in tensors.items():
-        begin, end = info.data_offsets
-        if begin != position or end < begin:
-            break
-        key = (info.dtype, info.shape)
-        nbytes = sizes.get(key)
-        if nbytes is None:
-            nbytes = sizes[key] = _nbytes(name, info)
-        if end - begin != nbytes:
-            raise _size_mismatch(name, info, nbytes)
-        position = end
-    else:
-        return tensors
-    by_offset = sorted(tensors.items(), key=lambda item: item[1].data_offsets)
-    _check_sequence(by_offset)
-    return _check_offsets(dict(by_offset))
-
-
-def _check_sequence(by_offset: list[tuple[str, TensorInfo]]) -> None:
-    position = 0
-    previous = None
-    for name, info in by_offset:
-        begin, end = info.data_offsets
-        _check_u64(name, "offset", info.data_offsets, Reason.INVALID_OFFSETS)
-        if end < begin:
-            detail = f"its data ends at {end}, before its begin at {begin}"
-            raise _wrong(Reason.REVERSED_OFFSETS, name, detail)
-        if begin != position:
-            before = f"tensor {previous!r} ends" if previous is not None else "the data begins"
-            kind = Reason.GAP if begin > position else Reason.OVERLAP
-            detail = f"it begins at byte {begin} of the data, but {before} at {position}"
-            raise _wrong(kind, name, f"{detail}: the format allows no {kind}")
-        position = end
-        previous = name
-
-
-def _nbytes(name: str, info: TensorInfo) -> int:
-    """Bytes that dtype and shape ask for, computed as the format's u64 arithmetic does."""
-    _check_u64(name, "dimension", info.shape, Reason.INVALID_SHAPE)
-    elements = 1
-    for dimension in info.shape:
-        elements *= dimension
-        if elements > _U64_MAX:
-            break
-    bits = elements * info.dtype.bits
-    if bits > _U64_MAX:
-        raise _wrong(Reason.SIZE_OVERFLOW, name, "the size of its shape overflows 64 bits")
-    if bits % 8:
-        detail = f"{elements} elements of {info.dtype} do not fill whole bytes"
-        raise _wrong(Reason.PARTIAL_BYTE, name, detail)
-    return bits // 8
-
-
-def _check_u64(name: str, what: str, values: tuple[int, ...], reason: Reason) -> None:
-    """Check what the fast decoder accepts of any size and sign."""
-    for value in values:
-        if not 0 <= value <= _U64_MAX:
-            detail = f"{what} {str(value)[:40]} is not an unsigned 64-bit integer"
-            raise _wrong(reason, name, detail)
-
-
-def _size_mismatch(name: str, info: TensorInfo, nbytes: int) -> HeaderError:
-    _check_u64(name, "offset", info.data_offsets, Reason.INVALID_OFFSETS)
-    shape = list(info.shape[:32])  # real ones have a few dimensions
-    return _wrong(
-        Reason.SIZE_MISMATCH,
-        name,
-        f"{info.dtype} of shape {shape} needs {nbytes:,} bytes, its offsets hold {info.nbytes:,}",
-    )
-
-
-def _wrong(reason: Reason, name: str, detail: str) -> HeaderError:
-    return HeaderError(reason, f"tensor {name!r}: {detail}", tensor=name)
 
 
 def _check_size(header: Header, size: int) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import InvalidInputError
+from safetensors_core.errors import HeaderError, InvalidInputError
 from safetensors_core.framework import TensorSpec
 from safetensors_core.header import MAX_HEADER, TensorInfo, encode_header
+from safetensors_core.tiling import data_nbytes
 
-__all__ = ["lay_out"]
+__all__ = ["check_name", "lay_out"]
 
 _ALIGNMENTS = tuple(1 << power for power in range(3, 21))
 
@@ -38,9 +38,11 @@ def lay_out(
         >>> {name: info.data_offsets for name, info in infos.items()}
         {'b': (0, 4), 'a': (4, 7)}
     """
-    _check_names(specs)
+    for name in specs:
+        check_name(name)
     _check_metadata(metadata)
-    if alignment not in _ALIGNMENTS:
+    # 8.0 equals 8 and is none of them: a float would make lengths that are floats.
+    if type(alignment) is not int or alignment not in _ALIGNMENTS:
         raise InvalidInputError(
             f"alignment {alignment!r} is not a power of two from 8 to {_ALIGNMENTS[-1]}"
         )
@@ -48,16 +50,18 @@ def lay_out(
     for name, spec in specs.items():
         by_dtype.setdefault(spec.dtype, []).append(name)
     infos: dict[str, TensorInfo] = {}
+    sizes: dict[tuple[Dtype, tuple[int, ...]], int] = {}
     position = 0
     for dtype in sorted(by_dtype, key=lambda dtype: dtype.rank, reverse=True):
         for name in sorted(by_dtype[dtype]):
             shape = specs[name].shape
-            bits = math.prod(shape) * dtype.bits
-            if bits % 8:
-                raise InvalidInputError(
-                    f"tensor {name!r}: {dtype} of shape {list(shape)} does not fill whole bytes"
-                )
-            end = position + bits // 8
+            nbytes = sizes.get((dtype, shape))
+            if nbytes is None:
+                try:
+                    nbytes = sizes[dtype, shape] = data_nbytes(name, dtype, shape)
+                except HeaderError as error:
+                    raise InvalidInputError(error.detail) from None
+            end = position + nbytes
             infos[name] = TensorInfo(dtype, shape, (position, end))
             position = end
     beginning = encode_header(infos, metadata, alignment=alignment)
@@ -70,17 +74,29 @@ def lay_out(
     return beginning, infos
 
 
-def _check_names(names: Iterable[object]) -> None:
-    for name in names:
-        if not isinstance(name, str):
-            raise InvalidInputError(
-                f"tensor names must be strings, got {name!r} ({type(name).__name__})"
-            )
-        if name == "__metadata__":
-            raise InvalidInputError(
-                "a tensor cannot be named '__metadata__': the format reserves that name"
-            )
-        _check_text(name, "tensor name")
+def check_name(name: object) -> None:
+    """Refuse what cannot be the name of a tensor.
+
+    Args:
+        name: What a caller gave.
+
+    Raises:
+        InvalidInputError: It is no string, reserved, or not to be encoded as UTF-8.
+
+    Example:
+        >>> check_name(7)
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: tensor names must be strings, got 7 (int)
+    """
+    if not isinstance(name, str):
+        raise InvalidInputError(
+            f"tensor names must be strings, got {name!r} ({type(name).__name__})"
+        )
+    if name == "__metadata__":
+        raise InvalidInputError(
+            "a tensor cannot be named '__metadata__': the format reserves that name"
+        )
+    _check_text(name, "tensor name")
 
 
 def _check_metadata(metadata: Mapping[str, str] | None) -> None:

@@ -44,6 +44,8 @@ class PluginInfo:
         distribution: Distribution that provides it; empty for one registered at run time.
         version: Version of that distribution.
         module: Module that holds its hooks.
+        framework: The instance that was registered at run time; None for an installed plugin.
+        rivals: Other plugins that claim one of its names, by that name.
 
     Example:
         >>> info = PluginInfo("acme", ("ac",), "safetensors-acme", "1.0", "safetensors_acme")
@@ -52,14 +54,22 @@ class PluginInfo:
     """
 
     def __init__(
-        self, name: str, aliases: tuple[str, ...], distribution: str, version: str, module: str
+        self,
+        name: str,
+        aliases: tuple[str, ...],
+        distribution: str,
+        version: str,
+        module: str,
+        *,
+        framework: Framework | None = None,
     ) -> None:
         self.name = name
         self.aliases = aliases
         self.distribution = distribution
         self.version = version
         self.module = module
-        self.duplicates: tuple[str, ...] = ()
+        self.framework = framework
+        self.rivals: dict[str, list[PluginInfo]] = {}
 
     def __repr__(self) -> str:
         return f"<PluginInfo {self.name!r} of {self.origin}>"
@@ -82,12 +92,14 @@ class PluginInfo:
 
     @functools.cached_property
     def api_version(self) -> int | None:
-        """Version of the contract that the plugin states; None where its module states none.
+        """Version of the contract that the plugin states, or 1; None if it is broken.
 
         Imports the plugin's module, not its framework.
         """
+        if self.framework is not None:
+            return self.framework.api_version
         try:
-            return getattr(self._module, "api_version", None)
+            return getattr(self._module, "api_version", API_VERSION)
         except PluginError:
             return None
 
@@ -97,6 +109,8 @@ class PluginInfo:
 
         Imports the plugin's module, not its framework.
         """
+        if self.framework is not None:
+            return self.framework.native_package
         try:
             return getattr(self._module, "native_package", "")
         except PluginError:
@@ -108,8 +122,11 @@ class PluginInfo:
 
         Imports the plugin's module, not its framework.
         """
+        if self.framework is not None:
+            return "ok"
         try:
             self._activate()
+            self.check_rivals(self.name)
         except PluginError as error:
             return str(error)
         return "ok"
@@ -135,16 +152,27 @@ class PluginInfo:
 
     def _activate(self) -> None:
         """Import the plugin's module, check it, and let its hooks be called."""
-        if self.duplicates:
-            raise PluginError(
-                f"plugin name {self.name!r} is claimed by {self.origin} and by "
-                f"{', '.join(self.duplicates)}. Uninstall all but one"
-            )
         self.check_version(getattr(self._module, "api_version", API_VERSION))
         try:
             _register(self._module)
         except pluggy.PluginValidationError as error:
             raise self._broken(error) from error
+
+    def check_rivals(self, name: str) -> None:
+        """Refuse a name that another plugin claims too.
+
+        Args:
+            name: One of the plugin's names.
+
+        Raises:
+            PluginError: Another plugin that is not disabled claims it.
+        """
+        rivals = [rival.origin for rival in self.rivals.get(name, ()) if not rival.disabled]
+        if rivals:
+            raise PluginError(
+                f"plugin name {name!r} is claimed by {self.origin} and by {', '.join(rivals)}. "
+                f"Uninstall all but one, or name what else one is called in {DISABLED}"
+            )
 
     def check_version(self, version: object) -> None:
         """Refuse a version of the plugin contract that this core does not implement.

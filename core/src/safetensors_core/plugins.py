@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING
 
 from safetensors_core import hookspecs
-from safetensors_core.errors import FrameworkNotFoundError, InvalidInputError, PluginError
+from safetensors_core.errors import FrameworkNotFoundError, InvalidInputError, SafetensorError
 from safetensors_core.framework import Framework
 from safetensors_core.plugin_info import EXTRAS, PluginInfo, manager, remedy
 from safetensors_core.sources import local
 from safetensors_core.sources.base import ByteSource
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["PluginInfo", "get_framework", "list_plugins", "open_source", "register_framework"]
 
@@ -41,23 +44,32 @@ def list_plugins() -> list[PluginInfo]:
 
     grouped: dict[tuple[str, str, str], list[str]] = {}
     for entry in metadata.entry_points(group=hookspecs.GROUP):
-        dist = entry.dist
-        origin = (dist.name, dist.version) if dist is not None else ("", "")
-        names = grouped.setdefault((*origin, entry.value), [])
-        names.append(entry.name)
+        if entry.name:  # a damaged file of entry points can give empty ones
+            grouped.setdefault((*_distribution(entry), entry.value), []).append(entry.name)
     plugins = []
     for (distribution, version, module), names in grouped.items():
         # The plugin's own name is the one that its distribution is named for.
         names.sort(key=lambda name: (not distribution.endswith(name), -len(name), name))
         plugins.append(PluginInfo(names[0], tuple(names[1:]), distribution, version, module))
+    claims: dict[str, list[PluginInfo]] = {}
     for info in plugins:
-        rivals = [o for o in plugins if o is not info and not set(o.names).isdisjoint(info.names)]
-        info.duplicates = tuple(rival.origin for rival in rivals)
-    installed = {name for info in plugins for name in info.names}
+        for name in info.names:
+            claims.setdefault(name, []).append(info)
+    for info in plugins:
+        info.rivals = {n: [i for i in claims[n] if i is not info] for n in info.names}
     for name, framework in _frameworks.items():
-        if name == framework.name and name not in installed:
-            plugins.append(PluginInfo(name, (), "", "", type(framework).__module__))
+        if name == framework.name and name not in claims:
+            module = type(framework).__module__
+            plugins.append(PluginInfo(name, (), "", "", module, framework=framework))
     return sorted(plugins, key=lambda info: info.name)
+
+
+def _distribution(entry: EntryPoint) -> tuple[str, str]:
+    """Name and version of what an entry point came with; empty where its metadata is lost."""
+    try:
+        return (entry.dist.name or "", entry.dist.version or "") if entry.dist else ("", "")
+    except (AttributeError, KeyError, OSError, TypeError):
+        return "", ""
 
 
 def get_framework(framework: str | Framework | object) -> Framework:
@@ -130,26 +142,43 @@ def open_source(location: str | os.PathLike[str], backend: str = "auto") -> Byte
         Traceback (most recent call last):
         safetensors_core.errors.InvalidInputError: no installed plugin opens 'acme://weights' ...
     """
-    if not isinstance(location, (str, os.PathLike)):
-        raise InvalidInputError(
-            f"expected a path as str or os.PathLike, got {type(location).__name__}"
-        )
-    arguments: Mapping[str, Any] = {"location": location, "backend": backend}
-    source = manager.hook.safetensors_open_source(**arguments)
+    local.check_path(location)
+    source = _ask_plugins(location, backend)
     if source is None:
         # Metadata does not say which locations are a plugin's, so now all of them are asked.
         usable = [info for info in list_plugins() if info.status == "ok"]
-        source = manager.hook.safetensors_open_source(**arguments)
+        source = _ask_plugins(location, backend)
         if source is None:
             raise InvalidInputError(
                 f"no installed plugin opens {os.fspath(location)!r} ({_found(usable)})"
             )
-    if not isinstance(source, ByteSource):
-        raise PluginError(
-            f"a plugin opened {os.fspath(location)!r} as {type(source).__name__} instead of a "
-            "ByteSource"
-        )
     return source
+
+
+def _ask_plugins(location: str | os.PathLike[str], backend: str) -> ByteSource | None:
+    """The first answer of the plugins that are in use; one that fails is passed over."""
+    given = {"location": location, "backend": backend}
+    # pluggy lists hooks in the reverse order of their calls, and would stop at a broken one.
+    for hook in reversed(manager.hook.safetensors_open_source.get_hookimpls()):
+        try:
+            source = hook.function(*(given[name] for name in hook.argnames))
+        except (OSError, SafetensorError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a plugin may fail in any way
+            fault = f"{type(error).__name__}: {error}"
+        else:
+            if source is None:
+                continue
+            if isinstance(source, ByteSource):
+                return source
+            fault = f"it answered {type(source).__name__} instead of a ByteSource"
+        warnings.warn(
+            f"plugin {hook.plugin_name} was asked for {os.fspath(location)!r} and is broken: "
+            f"{fault}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return None
 
 
 def _by_name(name: str) -> Framework:
@@ -161,17 +190,25 @@ def _by_name(name: str) -> Framework:
             info = _find(name)
             framework = info.load_framework()
             for known in info.names:
-                _frameworks.setdefault(known, framework)
+                if not info.rivals[known]:
+                    _frameworks.setdefault(known, framework)
+            _frameworks.setdefault(name, framework)
         return _frameworks[name]
 
 
 def _find(name: str) -> PluginInfo:
     plugins = list_plugins()
-    for info in plugins:
-        if name in info.names:
-            return info
+    claiming = [info for info in plugins if name in info.names]
+    if claiming:
+        info = min(claiming, key=lambda info: info.disabled)
+        info.check_rivals(name)
+        return info
+    if name.lower() != name and name.lower() in {known for info in plugins for known in info.names}:
+        advice = f"Did you mean {name.lower()!r}?"
+    else:
+        advice = remedy(name)
     raise FrameworkNotFoundError(
-        f"framework {name!r} is not installed ({_found(plugins)}). {remedy(name)}"
+        f"framework {name!r} is not installed ({_found(plugins)}). {advice}"
     )
 
 
@@ -191,7 +228,7 @@ def _by_tensor(tensor: object) -> Framework:
     known = next((package for package in packages if package in EXTRAS), None)
     raise FrameworkNotFoundError(
         f"no installed plugin takes objects of type {kind.__module__}.{kind.__qualname__} "
-        f"({_found(plugins)}).{f' {remedy(known)}' if known else ''}"
+        f"({_found(plugins)}). {remedy(known) if known else 'Make it a tensor of a framework'}"
     )
 
 

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors_core import collector
-from safetensors_core.errors import SliceError, TensorNotFoundError, UnsupportedDtypeError
+from safetensors_core.errors import (
+    InvalidInputError,
+    TensorNotFoundError,
+    UnsupportedDtypeError,
+)
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
 from safetensors_core.plugins import get_framework, open_source
 from safetensors_core.sources import ByteSource, MemorySource
+from safetensors_core.tensor_slice import TensorSlice
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -159,8 +163,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         if names is not None:
             infos = {name: self._info(name) for name in names}
         try:
-            with collector.paused():
-                tensors: dict[str, Any] = self._framework.load(self._source, infos, self._device)
+            tensors: dict[str, Any] = self._framework.load(self._source, infos, self._device)
         except UnsupportedDtypeError as error:
             error.location = self._source.location
             raise
@@ -198,66 +201,6 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             raise TensorNotFoundError(
                 str(name), self._source.location, self.header.tensors
             ) from None
-
-
-class TensorSlice:
-    """A tensor in a file, loaded where it is indexed.
-
-    Made by `safe_open.get_slice`. Indices mean what they mean in NumPy: integers, negative ones
-    too, slices with any step, ``...``, None, and lists or arrays of integers or booleans.
-
-    Example:
-        >>> weight = safe_open(model_path).get_slice("weight")
-        >>> weight.get_shape(), weight.get_dtype()
-        ([2, 3], 'F32')
-        >>> weight[1, [2, 0]]
-        array([5., 3.], dtype=float32)
-    """
-
-    def __init__(
-        self, name: str, info: TensorInfo, source: ByteSource, framework: Framework, device: Any
-    ) -> None:
-        self._name = name
-        self._info = info
-        self._source = source
-        self._framework = framework
-        self._device = device
-
-    def __repr__(self) -> str:
-        return f"<TensorSlice {self._name!r}: {self._info.dtype} {list(self._info.shape)}>"
-
-    def get_shape(self) -> list[int]:
-        """Shape of the whole tensor, as the file has it.
-
-        Example:
-            >>> safe_open(model_path).get_slice("bias").get_shape()
-            [3]
-        """
-        return list(self._info.shape)
-
-    def get_dtype(self) -> str:
-        """The format's code of the element type.
-
-        Example:
-            >>> safe_open(model_path).get_slice("bias").get_dtype()
-            'F32'
-        """
-        return str(self._info.dtype)
-
-    def __getitem__(self, index: Any) -> Any:
-        framework = self._framework
-        try:
-            return framework.index(
-                *self._source.fetch_slice(self._info, index, framework.alignment), self._device
-            )
-        except SliceError as error:
-            raise SliceError(self._describe(error)) from None
-        except IndexError as error:
-            raise SliceError(self._describe(error)) from error
-
-    def _describe(self, error: Exception) -> str:
-        shape = list(self._info.shape)
-        return f"{self._source.location}: tensor {self._name!r} of shape {shape}: {error}"
 
 
 def load_file(
@@ -332,8 +275,7 @@ def load(
     backing = get_framework(framework)
     source = MemorySource(data)
     infos = _read_header(source, max_header).tensors
-    with collector.paused():
-        tensors: dict[str, Any] = backing.load(source, infos, device)
+    tensors: dict[str, Any] = backing.load(source, infos, device)
     return tensors
 
 
@@ -374,8 +316,10 @@ def _select(file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]) 
     names = file.offset_keys()
     if callable(keys):
         return [name for name in names if keys(name)]
+    if isinstance(keys, str):
+        keys = [keys]
     wanted: set[str] = set()
-    for key in [keys] if isinstance(keys, str) else keys:
+    for key in _checked_keys(keys):
         if key.endswith("*") and key not in file:
             found = {name for name in names if name.startswith(key[:-1])}
         else:
@@ -384,3 +328,15 @@ def _select(file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]) 
             raise TensorNotFoundError(key, file._source.location, names)
         wanted |= found
     return [name for name in names if name in wanted]
+
+
+def _checked_keys(keys: Any) -> list[str]:
+    try:
+        checked = list(keys)
+    except TypeError:
+        checked = [None]
+    if not all(isinstance(key, str) for key in checked):
+        raise InvalidInputError(
+            f"keys must be names, prefixes that end in '*', or a function of the name: got {keys!r}"
+        )
+    return checked

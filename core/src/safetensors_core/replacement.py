@@ -62,7 +62,10 @@ class ReplacementFile:
 
     def __enter__(self) -> Self:
         with self.naming():
-            _check_name(self.path)
+            if self.path.endswith(os.sep):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not self.path:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._target = os.path.realpath(self.path)
             self._existing = _stat_target(self._target, self.path)
             folder, name = os.path.split(self._target)
@@ -115,7 +118,7 @@ class ReplacementFile:
             self._part = part
             # Between its creation and its lock, another save may take the file for a leftover:
             # it has removed the file, or it holds the lock and is about to.
-            if self._lock() and os.fstat(self.fd).st_nlink:
+            if self._lock() and os.path.lexists(part):
                 return
             self._release_part()
 
@@ -176,16 +179,6 @@ class ReplacementFile:
             with contextlib.suppress(OSError):
                 os.close(self.fd)
             self.fd = -1
-
-
-def _check_name(path: str) -> None:
-    """Refuse what the system could not even look for."""
-    try:
-        possible = b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        possible = False
-    if not possible:
-        raise InvalidInputError(f"{path!a} holds a character that no file name can have")
 
 
 def _stat_target(target: str, path: str) -> os.stat_result | None:

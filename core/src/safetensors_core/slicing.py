@@ -22,6 +22,12 @@ __all__ = ["ReadPlan", "expand_index", "plan_read"]
 # what a disk reads ahead by itself.
 _GAP = 64 * 1024
 
+# NumPy and torch both have no more.
+_MAX_DIMENSIONS = 64
+
+_INDEX_BITS = 64
+_RAGGED = "a list used as an index must hold lists of one length, at most 64 deep"
+
 
 class ReadPlan(msgspec.Struct, frozen=True):
     """What to read of a tensor.
@@ -101,14 +107,17 @@ def plan_read(index: Any, shape: Sequence[int], bits: int) -> ReadPlan:
 
 
 def expand_index(items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Bring an index into one form: no Ellipsis, integers plain and non-negative.
+    """Bring an index into one form, so that every framework takes it for the same.
 
     Args:
         items: The items of an index.
         shape: Shape of the tensor.
 
     Returns:
-        The same index without Ellipsis.
+        The same index without Ellipsis. Integers are plain, not negative and within bounds;
+        slices have bounds and steps no larger than their axis; lists, of any depth, hold only
+        integers of 64 bits or only booleans, or nothing; arrays are as they were given, and of
+        an integer or boolean type.
 
     Raises:
         SliceError: The index does not fit the shape or is of a kind that NumPy has not.
@@ -116,6 +125,8 @@ def expand_index(items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, .
     Example:
         >>> expand_index((..., -1), (4, 8))
         (slice(None, None, None), 7)
+        >>> expand_index((slice(1, 2**70), [(True, 2)]), (4, 8))
+        (slice(1, 4, None), [[1, 2]])
     """
     items = tuple(_plain(item) for item in items)
     used = sum(_axes(item) for item in items)
@@ -137,9 +148,27 @@ def expand_index(items: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, .
             if not -size <= item < size:
                 raise SliceError(f"index {item} is out of bounds for axis {axis} of size {size}")
             item %= size
+        elif isinstance(item, slice):
+            item = _clamped(item, shape[axis])
         axis += _axes(item)
         checked.append(item)
     return tuple(checked)
+
+
+def _clamped(item: slice, size: int) -> slice:
+    """The same rows by bounds that fit a machine word."""
+    rows = range(*item.indices(size))
+    if rows == range(size):
+        return slice(None)
+    if not rows:
+        return slice(0, 0)
+    first, last = rows[0], rows[-1]
+    if first == last or rows.step == 1:
+        return slice(first, last + 1)
+    if rows.step > 0:
+        return slice(first, last + 1, rows.step)
+    # Before the first row is no place that an integer could name: -1 is the last one.
+    return slice(first, last - 1 if last else None, rows.step)
 
 
 def _check_apart(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
@@ -157,8 +186,10 @@ def _is_row(item: Any) -> bool:
 
 
 def _plain(item: Any) -> Any:
-    if item is None or item is Ellipsis or isinstance(item, (bool, list)):
+    if item is None or item is Ellipsis or isinstance(item, bool):
         return item
+    if isinstance(item, list):
+        return _plain_list(item)
     if isinstance(item, slice):
         try:
             item.indices(0)
@@ -166,16 +197,90 @@ def _plain(item: Any) -> Any:
             raise SliceError(f"{item}: {error}") from None
         return item
     if getattr(item, "shape", None):  # an array of any library, not a scalar of one
+        _check_array(item)
         return item
-    if getattr(getattr(item, "dtype", None), "kind", "") == "b":
-        return bool(item)
     try:
-        return operator.index(item)
+        return _plain_scalar(item)
     except TypeError:
         raise SliceError(
             f"a tensor cannot be indexed with {type(item).__name__}: use integers, slices, "
             "'...', None, lists or arrays of integers or booleans"
         ) from None
+
+
+def _plain_scalar(item: Any) -> int:
+    """An integer or a bool from one of any library."""
+    if isinstance(item, bool) or _kind(item) == "b":
+        return bool(item)
+    return operator.index(item)
+
+
+def _plain_list(item: list[Any]) -> list[Any]:
+    """A nested list that holds only integers or only booleans."""
+    kinds: set[type] = set()
+    lengths: list[int] = []
+    plain = _nested(item, 0, lengths, kinds)
+    # NumPy takes a mixture of both for integers.
+    return _integers(plain) if kinds == {bool, int} else plain
+
+
+def _nested(values: Any, depth: int, lengths: list[int], kinds: set[type]) -> list[Any]:
+    """Copy a nested sequence, and collect its shape and the types in it."""
+    if depth == len(lengths):
+        if kinds or depth == _MAX_DIMENSIONS:
+            raise SliceError(_RAGGED)
+        lengths.append(len(values))
+    elif lengths[depth] != len(values):
+        raise SliceError(_RAGGED)
+    copy: list[Any] = []
+    for value in values:
+        if isinstance(value, (list, tuple)) or getattr(value, "shape", None):
+            if not isinstance(value, (list, tuple)):
+                _check_array(value)
+                if len(value.shape) > 1 and 0 in value.shape:
+                    raise SliceError("a list used as an index holds an array without elements")
+                value = value.tolist()
+            copy.append(_nested(value, depth + 1, lengths, kinds))
+            continue
+        try:
+            leaf = _plain_scalar(value)
+        except TypeError:
+            raise SliceError("a list used as an index must hold integers or booleans") from None
+        if depth + 1 != len(lengths):
+            raise SliceError(_RAGGED)
+        _check_width(leaf)
+        kinds.add(type(leaf))
+        copy.append(leaf)
+    return copy
+
+
+def _integers(values: list[Any]) -> list[Any]:
+    return [_integers(value) if isinstance(value, list) else int(value) for value in values]
+
+
+def _check_array(item: Any) -> None:
+    kind = _kind(item)
+    if kind not in {"b", "i", "u"}:
+        found = getattr(item, "dtype", type(item).__name__)
+        raise SliceError(f"an array used as an index must hold integers or booleans, not {found}")
+    # Frameworks would count what is beyond 63 bits from the end.
+    if kind == "u" and getattr(item.dtype, "itemsize", 8) == 8:
+        _plain_list(item.tolist())
+
+
+def _check_width(value: int) -> None:
+    if value.bit_length() >= _INDEX_BITS:
+        raise SliceError(f"index {value} is out of bounds for an axis of any size")
+
+
+def _kind(item: Any) -> str:
+    """NumPy's letter for a type of booleans, integers or unsigned integers, of any library."""
+    dtype = getattr(item, "dtype", None)
+    kind = getattr(dtype, "kind", None)
+    if isinstance(kind, str):
+        return kind
+    name = str(getattr(dtype, "name", None) or dtype).rpartition(".")[2]
+    return name[0] if name.startswith(("bool", "int", "uint")) else ""
 
 
 def _is_array(item: Any) -> bool:
@@ -192,7 +297,7 @@ def _axes(item: Any) -> int:
 def _is_boolean(item: Any) -> bool:
     if isinstance(item, list):
         return bool(item) and _is_boolean(item[0])
-    return isinstance(item, bool) or "bool" in str(getattr(item, "dtype", ""))
+    return isinstance(item, bool) or _kind(item) == "b"
 
 
 def _dimensions(item: Any) -> int:
@@ -215,19 +320,15 @@ def _selected_rows(item: Any, size: int) -> tuple[list[int], Any] | None:
         return None
     values = item if isinstance(item, list) else item.tolist()
     if _is_boolean(item):
-        if len(values) != size or not all(isinstance(value, bool) for value in values):
+        if len(values) != size:
             raise SliceError(
                 f"a boolean index of length {len(values)} does not fit an axis of size {size}"
             )
         values = [row for row, chosen in enumerate(values) if chosen]
-    try:
-        wanted = [operator.index(value) for value in values]
-    except TypeError:
-        raise SliceError("a list used as an index must hold integers or booleans") from None
-    for row in wanted:
+    for row in values:
         if not -size <= row < size:
             raise SliceError(f"index {row} is out of bounds for an axis of size {size}")
-    wanted = [row % size for row in wanted]
+    wanted = [row % size for row in values]
     rows = sorted(set(wanted))
     place = {row: i for i, row in enumerate(rows)}
     return rows, [place[row] for row in wanted]

@@ -7,9 +7,11 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors_core import collector
+from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import (
     FrameworkNotFoundError,
     InvalidInputError,
@@ -17,10 +19,11 @@ from safetensors_core.errors import (
 )
 from safetensors_core.framework import Framework, TensorSpec
 from safetensors_core.header import TensorInfo
-from safetensors_core.layout import lay_out
+from safetensors_core.layout import check_name, lay_out
 from safetensors_core.plugins import get_framework
 from safetensors_core.replacement import ReplacementFile
-from safetensors_core.sources.local import is_network_file, is_url
+from safetensors_core.sources.file import MAX_BUFFERS, for_one_call, remaining
+from safetensors_core.sources.local import check_path, is_network_file, is_url
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["save", "save_file", "save_stream"]
 
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
-_MAX_BUFFERS = 1024  # IOV_MAX on Linux and macOS
-_PIECE = 256 * 1024 * 1024  # macOS refuses 2 GiB in one call; an interrupt waits for one piece
 
 
 class _Entry(NamedTuple):
@@ -145,17 +146,27 @@ def save_stream(
         1024080
     """
     collected: dict[str, _Entry] = {}
-    for name, spec, chunks in entries:
+    for entry in entries:
+        name, spec, chunks = _checked_entry(entry)
         if name in collected:
             raise InvalidInputError(f"tensor {name!r} occurs twice")
-        _check_spec(name, spec)
         collected[name] = _Entry(spec, partial(_settled, name, chunks))
     _write_file(collected, filename, metadata, alignment, fsync)
 
 
-def _check_spec(name: str, spec: Any) -> None:
-    if not isinstance(spec, TensorSpec) or min(spec.shape, default=0) < 0:
-        raise InvalidInputError(f"tensor {name!r}: {spec!r} describes no tensor")
+def _checked_entry(entry: Any) -> tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]:
+    try:
+        name, spec, chunks = entry
+        check_name(name)
+        if isinstance(spec.dtype, Dtype) and callable(chunks):
+            return name, TensorSpec(spec.dtype, tuple(map(index, spec.shape))), chunks
+    except InvalidInputError:
+        raise
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise InvalidInputError(
+        f"expected a name, a TensorSpec and a callable that yields bytes, got {entry!r:.200}"
+    )
 
 
 def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buffer]:
@@ -234,10 +245,7 @@ def _write_file(
     alignment: int,
     fsync: bool,
 ) -> None:
-    if not isinstance(filename, (str, os.PathLike)):
-        raise InvalidInputError(
-            f"expected a path as str or os.PathLike, got {type(filename).__name__}"
-        )
+    check_path(filename)
     if is_url(filename):
         raise InvalidInputError(f"{filename} is a URL: files can be saved to local paths only")
     beginning, infos = lay_out(_specs(entries), metadata, alignment)
@@ -275,7 +283,7 @@ def _batches(
             batch.append(chunk)
             nbytes += len(chunk)
             del chunk  # only the batch keeps it, and lets go of it
-            if nbytes >= _BATCH or len(batch) == _MAX_BUFFERS:
+            if nbytes >= _BATCH or len(batch) == MAX_BUFFERS:
                 yield batch
                 batch, nbytes = [], 0
     if batch:
@@ -297,10 +305,7 @@ def _checked_chunks(name: str, info: TensorInfo, entry: _Entry) -> Iterator[memo
             break
         if view.format != "B" or view.ndim != 1:
             view = view.cast("B")
-        if len(view) <= _PIECE:
-            yield view
-        else:
-            yield from (view[begin : begin + _PIECE] for begin in range(0, len(view), _PIECE))
+        yield view
         del chunk, view
     if given != expected:
         raise InvalidInputError(
@@ -312,15 +317,9 @@ def _checked_chunks(name: str, info: TensorInfo, entry: _Entry) -> Iterator[memo
 def _write(fd: int, views: list[memoryview], position: int) -> int:
     """Write views one after the other, also where the system takes fewer bytes at a time."""
     while views:
-        count = os.pwritev(fd, views, position)
+        count = os.pwritev(fd, for_one_call(views), position)
         if not count:
             raise OSError(errno.EIO, "the system wrote no bytes")
         position += count
-        done = 0
-        while done < len(views) and count >= len(views[done]):
-            count -= len(views[done])
-            done += 1
-        views = views[done:]
-        if views and count:
-            views[0] = views[0][count:]
+        views = remaining(views, count)
     return position

@@ -104,7 +104,8 @@ class Failure(click.ClickException):
             return _Unread("nobody reads the output", error=kind)
         message = _message(error)
         path = _path(error, path)
-        if path is not None and path not in message:
+        # A short path may occur in any message by chance.
+        if path is not None and not message.startswith(path) and repr(path) not in message:
             message = f"{path}: {message}"
         reason = error.reason.value if isinstance(error, HeaderError) else None
         return cls(message, error=kind, path=path, reason=reason)

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from safetensors_core.errors import ClosedFileError, InvalidInputError
 from safetensors_core.sources.base import ByteSource, Segment
 
-__all__ = ["FileSource", "open_regular", "worker_count"]
+__all__ = ["MAX_BUFFERS", "FileSource", "for_one_call", "open_regular", "remaining"]
 
 _JOB = 8 * 1024 * 1024  # bytes that one thread reads at a time
 _PARALLEL = 2 * _JOB  # below this, starting threads costs more than it saves
-_MAX_BUFFERS = 1024  # IOV_MAX on Linux and macOS
+_PIECE = 256 * 1024 * 1024  # macOS refuses 2 GiB in one call; an interrupt waits for one piece
+
+#: Buffers that one system call takes: IOV_MAX on Linux and macOS.
+MAX_BUFFERS = 1024
 
 
 class FileSource(ByteSource):
@@ -53,24 +56,29 @@ class FileSource(ByteSource):
             return
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(worker_count()) as pool:
+        pool = ThreadPoolExecutor(_worker_count())
+        try:
             for done in [pool.submit(self._read, descriptor, *job) for job in jobs]:
                 done.result()
+        finally:
+            # After an error or an interrupt, nobody waits for the jobs that have not begun.
+            pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Close the file once the reads that are under way have ended."""
         self._descriptor = None
 
     def _opened(self) -> _Descriptor:
-        if self._descriptor is None:
+        descriptor = self._descriptor  # read once: another thread may close the file
+        if descriptor is None:
             raise ClosedFileError(f"{self.location} is closed")
-        return self._descriptor
+        return descriptor
 
     def _read(self, descriptor: _Descriptor, offset: int, views: list[memoryview]) -> None:
-        views = _remaining(views, 0)
+        views = remaining(views, 0)
         while views:
             try:
-                count = os.preadv(descriptor.fd, views, offset)
+                count = os.preadv(descriptor.fd, for_one_call(views), offset)
             except OSError as error:
                 error.filename = self.location
                 raise
@@ -79,7 +87,7 @@ class FileSource(ByteSource):
                     errno.EIO, f"the file ended at byte {offset:,} while it was read", self.location
                 )
             offset += count
-            views = _remaining(views, count)
+            views = remaining(views, count)
 
 
 class _Descriptor:
@@ -126,16 +134,8 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
     raise InvalidInputError(f"{os.fspath(path)} is not a regular file")
 
 
-def worker_count() -> int:
-    """Threads that read or write at the same time.
-
-    Returns:
-        One for each processor that the process may use, from 2 to 8.
-
-    Example:
-        >>> 2 <= worker_count() <= 8
-        True
-    """
+def _worker_count() -> int:
+    """Threads that read at the same time: one for each processor, from 2 to 8."""
     if hasattr(os, "sched_getaffinity"):
         processors = len(os.sched_getaffinity(0))
     else:
@@ -152,7 +152,7 @@ def _jobs(
     for segment in segments:
         position, begin = segment.offset, segment.begin
         while begin < segment.end:
-            full = offset - start >= _JOB or len(views) == _MAX_BUFFERS
+            full = offset - start >= _JOB or len(views) == MAX_BUFFERS
             if views and (position != offset or full):
                 yield start, views
                 views = []
@@ -167,8 +167,36 @@ def _jobs(
         yield start, views
 
 
-def _remaining(views: list[memoryview], count: int) -> list[memoryview]:
-    """What a read or write that moved `count` bytes has left."""
+def for_one_call(views: list[memoryview]) -> list[memoryview]:
+    """The part of some buffers that one system call may be given.
+
+    Args:
+        views: Buffers to read or write one after the other.
+
+    Returns:
+        All of them, or the beginning of the first where they are large.
+
+    Example:
+        >>> for_one_call([memoryview(b"abc")])[0].nbytes
+        3
+    """
+    return views if sum(map(len, views)) <= _PIECE else [views[0][:_PIECE]]
+
+
+def remaining(views: list[memoryview], count: int) -> list[memoryview]:
+    """What a read or write that moved some bytes has left.
+
+    Args:
+        views: The buffers that it was given.
+        count: Bytes that it moved.
+
+    Returns:
+        The buffers without those bytes, and without empty ones in front.
+
+    Example:
+        >>> [bytes(view) for view in remaining([memoryview(b"abc"), memoryview(b"de")], 4)]
+        [b'e']
+    """
     for i, view in enumerate(views):
         if count < len(view):
             return [view[count:], *views[i + 1 :]]

@@ -12,7 +12,7 @@ from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.file import FileSource
 from safetensors_core.sources.mapped import MappedSource
 
-__all__ = ["is_network_file", "is_url", "safetensors_open_source"]
+__all__ = ["check_path", "is_network_file", "is_url", "safetensors_open_source"]
 
 _BACKENDS = {"mmap": MappedSource, "pread": FileSource}
 
@@ -48,11 +48,37 @@ def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> B
         return None
     if backend == "auto":
         backend = "pread" if is_network_file(location) else "mmap"
-    if backend not in _BACKENDS:
+    if backend not in list(_BACKENDS):  # compared, because not everything can be hashed
         raise InvalidInputError(
             f"backend {backend!r} is unknown: choose 'auto', {', '.join(map(repr, _BACKENDS))}"
         )
     return _BACKENDS[backend](location)
+
+
+def check_path(path: object) -> None:
+    """Refuse what cannot be the path of a file.
+
+    Args:
+        path: What a user gave.
+
+    Raises:
+        InvalidInputError: It is neither str nor os.PathLike, or holds a character that no file
+            name can have.
+
+    Example:
+        >>> check_path(7)
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: expected a path as str or os.PathLike, got int
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidInputError(f"expected a path as str or os.PathLike, got {type(path).__name__}")
+    text = os.fsdecode(path)
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise InvalidInputError(f"{text!a} holds a character that no file name can have")
 
 
 def is_url(location: str | os.PathLike[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -17,8 +18,9 @@ from safetensors_core.sources.file import open_regular
 __all__ = ["MappedSource"]
 
 # Without it, Linux refuses a private map larger than memory although pages are only taken when
-# somebody writes to them. Python names the flag since 3.13; the value is Linux's.
-_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+# somebody writes to them. Older versions of Python do not name the flag.
+_LINUX = sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}
+_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if _LINUX else 0)
 
 
 class MappedSource(ByteSource):
@@ -51,6 +53,10 @@ class MappedSource(ByteSource):
         except OSError as error:
             error.filename = self.location
             raise
+        except ValueError:
+            raise OSError(
+                errno.EIO, "the file became shorter while it was opened", self.location
+            ) from None
         finally:
             os.close(fd)
 
@@ -86,9 +92,10 @@ class MappedSource(ByteSource):
         self._map = None  # type: ignore[assignment]
 
     def _mapped(self) -> memoryview:
-        if self._map is None:
+        mapped = self._map  # read once: another thread may close the file
+        if mapped is None:
             raise ClosedFileError(f"{self.location} is closed")
-        return self._map
+        return mapped
 
 
 def map_privately(fd: int, nbytes: int) -> memoryview:

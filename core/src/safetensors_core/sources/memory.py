@@ -37,7 +37,7 @@ class MemorySource(ByteSource):
     def __init__(self, data: Buffer, location: str = "<memory>") -> None:
         try:
             self._view = memoryview(data).cast("B")
-        except TypeError as error:
+        except (BufferError, TypeError, ValueError) as error:
             raise InvalidInputError(
                 f"expected the bytes of a safetensors file, got {type(data).__name__}: {error}"
             ) from None

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safetensors_core import (
+    ByteSource,
     Dtype,
     Framework,
     InvalidInputError,
@@ -99,6 +100,13 @@ class NumpyFramework(Framework):
             array = pack(array, code.bits)
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, Array]:
+        """Arrays from a source; a device that is not the host is refused before it is read."""
+        check_device(device)
+        return super().load(source, infos, device)
+
     def from_buffers(
         self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, Array]:
@@ -126,6 +134,9 @@ class NumpyFramework(Framework):
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Array:
         """An array, or a view of one, with an index applied."""
         array = self.from_buffers(buffer, {"": info}, device)[""]
+        # An array of another library that is empty would pass for one of integers.
+        items = index if isinstance(index, tuple) else (index,)
+        index = tuple(np.asarray(i) if getattr(i, "shape", None) else i for i in items)
         # A full set of integers gives a scalar, which would lose what an array can do.
         return np.asarray(array[index], dtype=array.dtype)
 
@@ -151,5 +162,5 @@ def check_device(device: Any) -> None:
         Traceback (most recent call last):
         safetensors_core.errors.InvalidInputError: NumPy arrays live on the 'cpu', not on 'cuda'
     """
-    if device is not None and device != "cpu":
+    if device is not None and not (isinstance(device, str) and device == "cpu"):
         raise InvalidInputError(f"NumPy arrays live on the 'cpu', not on {device!r}")

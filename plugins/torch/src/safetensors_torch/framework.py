@@ -105,7 +105,9 @@ class TorchFramework(Framework):
         memory.owner = host  # type: ignore[attr-defined]
         return memoryview(memory).cast("B")
 
-    def load(self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any) -> Any:
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, torch.Tensor]:
         """Tensors from a source; on the ``meta`` device without reading any data."""
         if as_device(device).type == "meta":
             self.check_dtypes(infos)

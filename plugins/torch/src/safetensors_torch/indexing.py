@@ -64,14 +64,16 @@ def apply_index(
 
 def _as_tensor(item: Any) -> torch.Tensor:
     """An index array as torch takes it: booleans for a mask, 64-bit integers otherwise."""
-    if not isinstance(item, (list, torch.Tensor)):
-        item = item.tolist()
-    if isinstance(item, list) and not item:
-        return torch.empty(0, dtype=torch.int64)
-    array = torch.as_tensor(item)
-    if array.is_floating_point() or array.is_complex():
-        raise SliceError("an array used as an index must hold integers or booleans")
-    return array if array.dtype is torch.bool else array.to(torch.int64)
+    if isinstance(item, torch.Tensor):
+        return item if item.dtype is torch.bool else item.to(torch.int64)
+    if isinstance(item, list):
+        leaf: Any = item
+        while isinstance(leaf, list):
+            leaf = leaf[0] if leaf else None
+        return torch.tensor(item, dtype=torch.bool if isinstance(leaf, bool) else torch.int64)
+    # What tolist() gives of an empty array has neither its type nor all of its shape.
+    dtype = torch.bool if "bool" in str(item.dtype) else torch.int64
+    return torch.tensor(item.tolist(), dtype=dtype).reshape(tuple(item.shape))
 
 
 def _axes(item: Any) -> int:

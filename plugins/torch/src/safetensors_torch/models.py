@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from safetensors_core import InvalidInputError, SafetensorError, SharedMemoryError
+from safetensors_core import MAX_HEADER, InvalidInputError, SafetensorError, SharedMemoryError
 from safetensors_torch import load_file, save_file
 from safetensors_torch.sharing import memory_span, overlapping
 
@@ -76,7 +76,7 @@ def save_model(
 
     Raises:
         SharedMemoryError: Tensors overlap and none of them holds the others.
-        InvalidInputError: A tensor cannot be saved.
+        InvalidInputError: A metadata value or a tensor cannot be saved.
         OSError: The file system refuses, with `errno` and `filename`.
 
     Example:
@@ -87,6 +87,8 @@ def save_model(
         >>> sorted(load_file(path))
         ['0.bias', '0.weight', '1.bias']
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
     state = _tensors(model)
     notes = dict(metadata or {})
     for kept, group in _kept_names(state).items():
@@ -101,13 +103,9 @@ def save_model(
                 f"these tensors are not contiguous: {_listed(loose)}. Use force_contiguous=True "
                 "to pack them"
             )
-    save_file(
-        state,
-        filename,
-        notes or None if metadata is None else notes,
-        alignment=alignment,
-        fsync=fsync,
-    )
+    # Empty metadata is stored only where it was asked for.
+    stored = None if metadata is None and not notes else notes
+    save_file(state, filename, stored, alignment=alignment, fsync=fsync)
 
 
 def load_model(
@@ -117,6 +115,7 @@ def load_model(
     device: str | int | torch.device = "cpu",
     *,
     backend: Backend = "auto",
+    max_header: int = MAX_HEADER,
 ) -> tuple[list[str], list[str]]:
     """Load a file into a model whose parameters may be tied.
 
@@ -126,6 +125,7 @@ def load_model(
         strict: Whether missing and unexpected names are an error.
         device: Where the file's tensors are loaded before they are copied into the model's.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
+        max_header: Longest header to accept, in bytes.
 
     Returns:
         Names of the model that the file lacks, and names of the file that the model lacks. A
@@ -143,7 +143,7 @@ def load_model(
         >>> load_model(torch.nn.Linear(2, 2), path)
         ([], [])
     """
-    loaded = load_file(filename, device, backend=backend)
+    loaded = load_file(filename, device, backend=backend, max_header=max_header)
     state = _tensors(model)
     covered = set(loaded)
     for group in overlapping(state):

@@ -28,8 +28,8 @@ def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """
     spans = []
     for name, tensor in tensors.items():
-        # Tensors of zeros that are not in memory yet have no address.
-        if not tensor.is_meta and tensor.numel() and not tensor._is_zerotensor():
+        # On `meta` and on some devices, tensors have no address that could be compared.
+        if tensor.numel() and tensor.data_ptr():
             spans.append((tensor.device, *memory_span(tensor), name))
     # Stable: names of equal spans keep the order of the dictionary.
     spans.sort(key=lambda span: (span[0].type, span[0].index or 0, span[1]))

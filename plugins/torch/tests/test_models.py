@@ -1,0 +1,93 @@
+"""Whole models: what `save_model` and `load_model` refuse, and what they pass on."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safetensors_core import HeaderError, InvalidInputError, read_header
+from safetensors_torch import StateDictError, load_model, save_model
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a model is saved."""
+    return tmp_path / "model.safetensors"
+
+
+def tied() -> torch.nn.Module:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    return model
+
+
+def test_a_model_that_does_not_match_survives_pickle(path: Path) -> None:
+    save_model(torch.nn.Linear(2, 2), path)
+    with pytest.raises(StateDictError) as caught:
+        load_model(torch.nn.Sequential(torch.nn.Linear(2, 3)), path)
+    error = caught.value
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is StateDictError
+    assert (str(found), vars(found)) == (str(error), vars(error))
+    assert found.missing == ["0.bias", "0.weight"]
+    assert found.unexpected == ["bias", "weight"]
+
+
+def test_shapes_that_differ_survive_pickle(path: Path) -> None:
+    save_model(torch.nn.Linear(2, 2, bias=False), path)
+    with pytest.raises(StateDictError, match="other shapes") as caught:
+        load_model(torch.nn.Linear(2, 3, bias=False), path)
+    found = pickle.loads(pickle.dumps(caught.value))
+    assert found.mismatched == {"weight": ([2, 2], [3, 2])}
+
+
+@pytest.mark.parametrize("backend", ["mmap", "pread"])
+def test_load_model_refuses_a_header_longer_than_it_is_told(path: Path, backend: Any) -> None:
+    model = torch.nn.Linear(2, 2)
+    save_model(model, path)
+    length = read_header(path).data_start - 8
+    assert load_model(model, path, backend=backend, max_header=length) == ([], [])
+    with pytest.raises(HeaderError) as caught:
+        load_model(model, path, backend=backend, max_header=length - 1)
+    assert caught.value.reason == "header-too-large"
+
+
+@pytest.mark.parametrize("metadata", ["x", "", [("a", "b")], 1, {"a": 1}, {1: "a"}], ids=repr)
+def test_save_model_refuses_metadata_that_the_format_has_not(path: Path, metadata: Any) -> None:
+    with pytest.raises(InvalidInputError, match="metadata must"):
+        save_model(tied(), path, metadata)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "metadata", "stored"),
+    [
+        (lambda: torch.nn.Linear(2, 2), None, None),
+        (lambda: torch.nn.Linear(2, 2), {}, {}),
+        (lambda: torch.nn.Linear(2, 2), {"a": "b"}, {"a": "b"}),
+        (tied, None, {"1.weight": "0.weight"}),
+        (tied, {}, {"1.weight": "0.weight"}),
+        (tied, {"1.weight": "mine"}, {"1.weight": "mine"}),
+    ],
+)
+def test_metadata_holds_what_was_given_and_what_was_dropped(
+    path: Path, make: Any, metadata: Any, stored: Any
+) -> None:
+    given = None if metadata is None else dict(metadata)
+    save_model(make(), path, metadata)
+    assert read_header(path).metadata == stored
+    assert metadata == given
+
+
+def test_the_error_is_exported_without_torch_being_imported() -> None:
+    program = (
+        "import sys, safetensors_torch; early = 'torch' in sys.modules; "
+        "safetensors_torch.StateDictError; sys.exit(early or 'torch' not in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
