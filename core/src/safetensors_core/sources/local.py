@@ -71,7 +71,10 @@ def check_path(path: object) -> None:
         safetensors_core.errors.InvalidInputError: expected a path as str or os.PathLike, got int
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise InvalidInputError(f"expected a path as str or os.PathLike, got {type(path).__name__}")
+        hint = ". For the bytes of a file, use load()" if isinstance(path, bytes) else ""
+        raise InvalidInputError(
+            f"expected a path as str or os.PathLike, got {type(path).__name__}{hint}"
+        )
     text = os.fsdecode(path)
     try:
         possible = b"\0" not in os.fsencode(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,10 @@ class MemorySource(ByteSource):
         try:
             self._view = memoryview(data).cast("B")
         except (BufferError, TypeError, ValueError) as error:
+            hint = ". For a path, use load_file()" if isinstance(data, (str, os.PathLike)) else ""
             raise InvalidInputError(
-                f"expected the bytes of a safetensors file, got {type(data).__name__}: {error}"
+                f"expected the bytes of a safetensors file, got {type(data).__name__}: "
+                f"{error}{hint}"
             ) from None
         self.location = location
         self.size = len(self._view)
