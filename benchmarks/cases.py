@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from benchmarks import ours, peer, values
 from benchmarks.checkpoints import Checkpoint
+from benchmarks.columns import packed_columns, used_columns
 from benchmarks.setting import Call, Setting
 
 __all__ = ["CASES", "Case", "Target", "Work"]
@@ -84,6 +85,7 @@ class Case:
     target: Target | None = None
 
 
+OURS, PEER = "safetensors_core", "safetensors"
 _BARE = ours.program("pass")
 _CORE = ours.program("import safetensors_core")
 _LOAD_FILE = ours.program("from safetensors_core import load_file")
@@ -99,10 +101,10 @@ SAVE = Work(ours.save_unsynced, peer.save_unsynced, values.of_saved_file)
 SAVE_DEFAULT = Work(ours.save_durable, peer.save_unsynced, values.of_saved_file)
 SAVE_DURABLE = Work(ours.save_durable, peer.save_synced, values.of_saved_file)
 BYTES = Work(ours.save_bytes, peer.save_bytes, values.of_bytes)
-HALF = Work(ours.column_slice(2), peer.column_slice(2), values.of_tensor)
-EIGHTH = Work(ours.column_slice(8), peer.column_slice(8), values.of_tensor)
-HALF_USED = Work(ours.column_view(2), peer.column_view(2), values.of_tensors, touch=True)
-EIGHTH_USED = Work(ours.column_view(8), peer.column_view(8), values.of_tensors, touch=True)
+HALF = Work(packed_columns(OURS, 2), packed_columns(PEER, 2), values.of_tensor)
+EIGHTH = Work(packed_columns(OURS, 8), packed_columns(PEER, 8), values.of_tensor)
+HALF_USED = Work(used_columns(OURS, 2), used_columns(PEER, 2), values.of_tensors, touch=True)
+EIGHTH_USED = Work(used_columns(OURS, 8), used_columns(PEER, 8), values.of_tensors, touch=True)
 IMPORT_CORE = Work(_CORE, _BARE, values.of_nothing)
 IMPORT_LOAD = Work(_LOAD_FILE, _BARE, values.of_nothing)
 IMPORT_PEER = Work(_LOAD_FILE, _PEER_OPEN, values.of_nothing)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.checkpoints import sliced_tensor
 from benchmarks.setting import Call, Setting, call
 
 
@@ -71,57 +70,6 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
 
     tensors = setting.tensors()
     return lambda: save(tensors)
-
-
-def column_slice(ways: int) -> Call:
-    """Open a file and copy a part of one tensor's columns out of it.
-
-    Args:
-        ways: How many such parts the tensor has.
-
-    Returns:
-        The side of a case.
-    """
-
-    @call(f"get_slice(name)[:, : columns // {ways}], copied")
-    def cut(setting: Setting) -> Callable[[], Any]:
-        from safetensors_core import safe_open
-
-        name, columns = sliced_tensor(setting.checkpoint, setting.scale)
-        contiguous = setting.contiguous()
-
-        def cut_columns() -> Any:
-            with safe_open(setting.path, setting.framework) as file:
-                return contiguous(file.get_slice(name)[:, : columns // ways])
-
-        return cut_columns
-
-    return cut
-
-
-def column_view(ways: int) -> Call:
-    """Open a file and take a part of one tensor's columns, as a view or as it comes.
-
-    Args:
-        ways: How many such parts the tensor has.
-
-    Returns:
-        The side of a case.
-    """
-
-    @call(f"get_slice(name)[:, : columns // {ways}]")
-    def cut(setting: Setting) -> Callable[[], Any]:
-        from safetensors_core import safe_open
-
-        name, columns = sliced_tensor(setting.checkpoint, setting.scale)
-
-        def cut_columns() -> Any:
-            with safe_open(setting.path, setting.framework) as file:
-                return {name: file.get_slice(name)[:, : columns // ways]}
-
-        return cut_columns
-
-    return cut
 
 
 def program(code: str) -> Call:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from benchmarks.checkpoints import sliced_tensor
-from benchmarks.setting import Call, Setting, call
+from benchmarks.setting import Setting, call
 
 
 def _module(setting: Setting) -> Any:
@@ -67,54 +66,3 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
     save = _module(setting).save
     tensors = setting.tensors()
     return lambda: save(tensors)
-
-
-def column_slice(ways: int) -> Call:
-    """Open a file and copy a part of one tensor's columns out of it.
-
-    Args:
-        ways: How many such parts the tensor has.
-
-    Returns:
-        The side of a case.
-    """
-
-    @call(f"get_slice(name)[:, : columns // {ways}], copied where it is not yet")
-    def cut(setting: Setting) -> Callable[[], Any]:
-        from safetensors import safe_open
-
-        name, columns = sliced_tensor(setting.checkpoint, setting.scale)
-        contiguous = setting.contiguous()
-
-        def cut_columns() -> Any:
-            with safe_open(setting.path, setting.framework) as file:
-                return contiguous(file.get_slice(name)[:, : columns // ways])
-
-        return cut_columns
-
-    return cut
-
-
-def column_view(ways: int) -> Call:
-    """Open a file and take a part of one tensor's columns, as a view or as it comes.
-
-    Args:
-        ways: How many such parts the tensor has.
-
-    Returns:
-        The side of a case.
-    """
-
-    @call(f"get_slice(name)[:, : columns // {ways}]")
-    def cut(setting: Setting) -> Callable[[], Any]:
-        from safetensors import safe_open
-
-        name, columns = sliced_tensor(setting.checkpoint, setting.scale)
-
-        def cut_columns() -> Any:
-            with safe_open(setting.path, setting.framework) as file:
-                return {name: file.get_slice(name)[:, : columns // ways]}
-
-        return cut_columns
-
-    return cut
