@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SafetensorError,
         SharedMemoryError,
         SliceError,
+        StateDictError,
         TensorNotFoundError,
         UnsupportedDtypeError,
     )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from safetensors_core.reader import TensorSlice, load, load_file, read_header, safe_open
     from safetensors_core.sources import ByteSource
+    from safetensors_core.state_dict import match_state_dict
     from safetensors_core.writer import save, save_file, save_stream
 
 __version__ = "0.1.0"
@@ -49,6 +51,7 @@ _MODULES = {
         "SafetensorError",
         "SharedMemoryError",
         "SliceError",
+        "StateDictError",
         "TensorNotFoundError",
         "UnsupportedDtypeError",
     ],
@@ -58,6 +61,7 @@ _MODULES = {
     "plugins": ["PluginInfo", "get_framework", "list_plugins", "register_framework"],
     "reader": ["TensorSlice", "load", "load_file", "read_header", "safe_open"],
     "sources": ["ByteSource"],
+    "state_dict": ["match_state_dict"],
     "writer": ["save", "save_file", "save_stream"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -79,6 +83,7 @@ __all__ = [
     "SafetensorError",
     "SharedMemoryError",
     "SliceError",
+    "StateDictError",
     "TensorInfo",
     "TensorNotFoundError",
     "TensorSlice",
@@ -90,6 +95,7 @@ __all__ = [
     "list_plugins",
     "load",
     "load_file",
+    "match_state_dict",
     "parse_header",
     "read_header",
     "register_framework",

@@ -9,6 +9,7 @@ SafetensorError
 ├── InvalidInputError         an argument cannot be used         (also a ValueError)
 │   └── SharedMemoryError     tensors overlap in memory          (also a RuntimeError)
 ├── ClosedFileError           the file was closed                (also a ValueError)
+├── StateDictError            a file and a model do not match    (also a RuntimeError)
 └── PluginError               a plugin cannot be used
     └── FrameworkNotFoundError    no installed plugin answers
 ```
@@ -22,7 +23,7 @@ worker process as it was raised.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "SafetensorError",
     "SharedMemoryError",
     "SliceError",
+    "StateDictError",
     "TensorNotFoundError",
     "UnsupportedDtypeError",
 ]
@@ -267,6 +269,45 @@ class ClosedFileError(SafetensorError, ValueError):
         Traceback (most recent call last):
         safetensors_core.errors.ClosedFileError: model.safetensors is closed
     """
+
+
+class StateDictError(SafetensorError, RuntimeError):
+    """A file and a model, or another set of named tensors, do not match.
+
+    Attributes:
+        missing: Names of the model that the file lacks.
+        unexpected: Names of the file that the model lacks.
+        mismatched: Names whose shapes differ, with the file's shape and the model's.
+
+    Example:
+        >>> print(StateDictError("a.safetensors", ["bias"], [], {}))
+        a.safetensors does not match the model: missing 'bias'
+    """
+
+    def __init__(
+        self,
+        location: str,
+        missing: list[str],
+        unexpected: list[str],
+        mismatched: Mapping[str, tuple[list[int], list[int]]],
+    ) -> None:
+        parts = []
+        if missing:
+            parts.append(f"missing {_listed([repr(name) for name in missing])}")
+        if unexpected:
+            parts.append(f"unexpected {_listed([repr(name) for name in unexpected])}")
+        if mismatched:
+            shapes = [f"{n!r} ({a} in the file, {b})" for n, (a, b) in mismatched.items()]
+            parts.append(f"other shapes: {_listed(shapes)}")
+        super().__init__(f"{location} does not match the model: {'; '.join(parts)}")
+        self.missing = missing
+        self.unexpected = unexpected
+        self.mismatched = mismatched
+
+
+def _listed(parts: list[str]) -> str:
+    more = f" and {len(parts) - 10} more" if len(parts) > 10 else ""
+    return ", ".join(parts[:10]) + more
 
 
 class PluginError(SafetensorError):

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from safetensors_core.reader import Backend
-    from safetensors_torch.models import StateDictError, load_model, save_model
+    from safetensors_torch.models import load_model, save_model
 
 __all__ = [
-    "StateDictError",
     "load",
     "load_file",
     "load_model",
@@ -157,7 +156,7 @@ def load_file(
 
 def __getattr__(name: str) -> object:
     # What works on modules imports torch, so it is imported when it is used.
-    if name in ("StateDictError", "load_model", "save_model"):
+    if name in ("load_model", "save_model"):
         from safetensors_torch import models
 
         return getattr(models, name)

@@ -8,48 +8,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from safetensors_core import MAX_HEADER, InvalidInputError, SafetensorError, SharedMemoryError
+from safetensors_core import (
+    MAX_HEADER,
+    InvalidInputError,
+    SharedMemoryError,
+    match_state_dict,
+)
 from safetensors_torch import load_file, save_file
 from safetensors_torch.sharing import memory_span, overlapping
 
 if TYPE_CHECKING:
     from safetensors_core.reader import Backend
 
-__all__ = ["StateDictError", "load_model", "save_model"]
-
-
-class StateDictError(SafetensorError, RuntimeError):
-    """A file and a model do not match.
-
-    Attributes:
-        missing: Names of the model that the file lacks.
-        unexpected: Names of the file that the model lacks.
-        mismatched: Names whose shapes differ, with the file's shape and the model's.
-
-    Example:
-        >>> print(StateDictError("a.safetensors", ["bias"], [], {}))
-        a.safetensors does not match the model: missing 'bias'
-    """
-
-    def __init__(
-        self,
-        location: str,
-        missing: list[str],
-        unexpected: list[str],
-        mismatched: Mapping[str, tuple[list[int], list[int]]],
-    ) -> None:
-        parts = []
-        if missing:
-            parts.append(f"missing {_listed(missing)}")
-        if unexpected:
-            parts.append(f"unexpected {_listed(unexpected)}")
-        if mismatched:
-            shapes = [f"{name!r} ({a} in the file, {b})" for name, (a, b) in mismatched.items()]
-            parts.append(f"other shapes: {', '.join(shapes[:10])}")
-        super().__init__(f"{location} does not match the model: {'; '.join(parts)}")
-        self.missing = missing
-        self.unexpected = unexpected
-        self.mismatched = mismatched
+__all__ = ["load_model", "save_model"]
 
 
 def save_model(
@@ -150,15 +121,13 @@ def load_model(
         kept = _holder(state, [name for name in group if name in loaded], group)
         if kept is not None:
             covered.update(group)
-    missing = sorted(state.keys() - covered)
-    unexpected = sorted(loaded.keys() - state.keys())
-    mismatched = {
-        name: (list(tensor.shape), list(state[name].shape))
-        for name, tensor in loaded.items()
-        if name in state and tensor.shape != state[name].shape
-    }
-    if mismatched or (strict and (missing or unexpected)):
-        raise StateDictError(os.fspath(filename), missing, unexpected, mismatched)
+    missing, unexpected = match_state_dict(
+        os.fspath(filename),
+        {name: tuple(tensor.shape) for name, tensor in loaded.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        strict=strict,
+        covered=covered,
+    )
     model.load_state_dict(loaded, strict=False)
     return missing, unexpected
 
