@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from safetensors_core import Dtype, Reason, errors, get_framework
+from safetensors_core import Reason, errors
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,21 +66,6 @@ def test_every_exception_has_one_row() -> None:
 def test_the_tree_of_exceptions_is_that_of_the_module() -> None:
     [tree] = blocks("user/errors.md", "text")
     assert tree.strip() in (inspect.getdoc(errors) or "")
-
-
-def test_the_table_of_dtypes_is_that_of_the_plugins() -> None:
-    numpy_dtypes = get_framework("numpy").dtypes
-    torch_dtypes = get_framework("torch").dtypes
-    expected = [
-        [
-            f"`{dtype}`",
-            str(dtype.bits),
-            f"`{numpy_dtypes[dtype].name}`" if dtype in numpy_dtypes else "none",
-            f"`{torch_dtypes[dtype]}`" if dtype in torch_dtypes else "none",
-        ]
-        for dtype in sorted(Dtype, key=lambda dtype: dtype.rank)
-    ]
-    assert tables("user/dtypes.md")[0] == expected
 
 
 # Architecture: a module of core imports only rooms that stand above its own.

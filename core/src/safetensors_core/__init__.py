@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TensorNotFoundError,
         UnsupportedDtypeError,
     )
+    from safetensors_core.exchange import exchange
     from safetensors_core.framework import API_VERSION, Framework, TensorSpec
     from safetensors_core.header import MAX_HEADER, Header, TensorInfo, parse_header
     from safetensors_core.hookspecs import hookimpl
@@ -55,6 +56,7 @@ _MODULES = {
         "TensorNotFoundError",
         "UnsupportedDtypeError",
     ],
+    "exchange": ["exchange"],
     "framework": ["API_VERSION", "Framework", "TensorSpec"],
     "header": ["MAX_HEADER", "Header", "TensorInfo", "parse_header"],
     "hookspecs": ["hookimpl"],
@@ -90,6 +92,7 @@ __all__ = [
     "TensorSpec",
     "UnsupportedDtypeError",
     "__version__",
+    "exchange",
     "get_framework",
     "hookimpl",
     "list_plugins",

@@ -10,17 +10,12 @@ from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetensors_core import collector
+from safetensors_core.description import DescribedTensor, describe_tensors
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import (
-    FrameworkNotFoundError,
-    InvalidInputError,
-    UnsupportedDtypeError,
-)
+from safetensors_core.errors import InvalidInputError
 from safetensors_core.framework import Framework, TensorSpec
 from safetensors_core.header import TensorInfo
 from safetensors_core.layout import check_name, lay_out
-from safetensors_core.plugins import get_framework
 from safetensors_core.replacement import ReplacementFile
 from safetensors_core.sources.file import MAX_BUFFERS, for_one_call, remaining
 from safetensors_core.sources.local import check_path, is_network_file, is_url
@@ -187,51 +182,17 @@ def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buff
 
 def _entries(tensors: Mapping[str, Any]) -> dict[str, _Entry]:
     """Describe every tensor and let each framework refuse what cannot be saved together."""
-    if not isinstance(tensors, Mapping):
-        raise InvalidInputError(
-            f"expected tensors by name in a mapping, got {type(tensors).__name__}"
-        )
-    frameworks: dict[type, Framework] = {}
+    described = describe_tensors(tensors)
     groups: dict[Framework, dict[str, Any]] = {}
-    entries: dict[str, _Entry] = {}
-    with collector.paused():
-        for name, tensor in tensors.items():
-            kind = type(tensor)
-            framework = frameworks.get(kind)
-            try:
-                if framework is None:
-                    framework = frameworks[kind] = get_framework(_not_a_name(tensor))
-                spec = framework.describe(tensor)
-            except UnsupportedDtypeError as error:
-                error.tensor = name
-                raise
-            except (FrameworkNotFoundError, InvalidInputError) as error:
-                error.args = (f"tensor {name!r}: {error}",)
-                raise
-            groups.setdefault(framework, {})[name] = tensor
-            entries[name] = _Entry(spec, _Tensor(framework, tensor).chunks)
+    for name, (framework, tensor, _) in described.items():
+        groups.setdefault(framework, {})[name] = tensor
     for framework, group in groups.items():
         framework.check_saveable(group)
-    return entries
+    return {name: _Entry(known.spec, partial(_whole, known)) for name, known in described.items()}
 
 
-def _not_a_name(tensor: object) -> object:
-    if isinstance(tensor, (str, Framework)):
-        raise InvalidInputError(f"expected a tensor, got {type(tensor).__name__}")
-    return tensor
-
-
-class _Tensor:
-    """A tensor that is turned into bytes when it is its turn."""
-
-    __slots__ = ("_framework", "_tensor")
-
-    def __init__(self, framework: Framework, tensor: Any) -> None:
-        self._framework = framework
-        self._tensor = tensor
-
-    def chunks(self) -> tuple[Buffer]:
-        return (self._framework.to_buffer(self._tensor),)
+def _whole(tensor: DescribedTensor) -> tuple[Buffer]:
+    return (tensor.to_buffer(),)
 
 
 def _specs(entries: Mapping[str, _Entry]) -> dict[str, TensorSpec]:
