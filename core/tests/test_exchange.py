@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -44,12 +44,11 @@ class OtherFramework(RawFramework):
 
 
 @pytest.fixture(autouse=True)
-def _frameworks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _frameworks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "_frameworks", {})
     # The one that takes fewer tensors is asked first.
     register_framework(OtherFramework())
     register_framework(RawFramework())
-    yield
 
 
 def raw(dtype: Dtype, shape: tuple[int, ...], data: bytes) -> RawTensor:
@@ -92,7 +91,7 @@ def test_one_dict_may_mix_frameworks_the_target_s_among_them() -> None:
 
 def test_a_dtype_that_the_target_lacks_is_refused_by_name() -> None:
     given = {"a": raw(Dtype.U8, (1,), b"a"), "w": raw(Dtype.F32, (1,), b"abcd")}
-    with pytest.raises(UnsupportedDtypeError, match="tensor 'w': dtype F32 .* in other"):
+    with pytest.raises(UnsupportedDtypeError, match=r"tensor 'w': dtype F32 .* in other"):
         exchange(given, "other")
 
 

@@ -51,7 +51,7 @@ def test_a_covered_name_is_not_missing() -> None:
 
 def test_a_long_list_is_cut_and_the_attributes_hold_all_of_it() -> None:
     expected = {f"layer.{i:03}": (1,) for i in range(100)}
-    with pytest.raises(StateDictError, match="'layer.009' and 90 more$") as caught:
+    with pytest.raises(StateDictError, match=r"'layer\.009' and 90 more$") as caught:
         match_state_dict("f", {}, expected)
     assert caught.value.missing == sorted(expected)
     found = pickle.loads(pickle.dumps(caught.value))
