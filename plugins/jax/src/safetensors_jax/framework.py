@@ -1,0 +1,250 @@
+"""`JaxFramework`: arrays of JAX on any device, or sharded over several."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from safetensors_core import (
+    ByteSource,
+    Dtype,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    UnsupportedDtypeError,
+    collector,
+)
+from safetensors_core.sources import MemorySource
+from safetensors_jax import placement
+from safetensors_jax.devices import Target, find_target
+from safetensors_jax.placement import ALIGNMENT, WIDE, exact, warn_of_wide
+from safetensors_jax.shards import check_sharding, load_sharded
+from safetensors_numpy.framework import NumpyFramework
+from safetensors_numpy.host import HostFramework
+
+__all__ = ["JaxFramework"]
+
+Array = npt.NDArray[Any]
+
+# The runtime has no types of 6 bits, and no complex numbers of 128.
+_DTYPES: dict[Dtype, np.dtype[Any]] = {
+    Dtype.BOOL: np.dtype(np.bool_),
+    Dtype.F4: np.dtype(ml_dtypes.float4_e2m1fn),
+    Dtype.U8: np.dtype(np.uint8),
+    Dtype.I8: np.dtype(np.int8),
+    Dtype.F8_E5M2: np.dtype(ml_dtypes.float8_e5m2),
+    Dtype.F8_E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
+    Dtype.F8_E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
+    Dtype.F8_E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    Dtype.F8_E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
+    Dtype.I16: np.dtype(np.int16),
+    Dtype.U16: np.dtype(np.uint16),
+    Dtype.F16: np.dtype(np.float16),
+    Dtype.BF16: np.dtype(ml_dtypes.bfloat16),
+    Dtype.I32: np.dtype(np.int32),
+    Dtype.U32: np.dtype(np.uint32),
+    Dtype.F32: np.dtype(np.float32),
+    Dtype.C64: np.dtype(np.complex64),
+    Dtype.F64: np.dtype(np.float64),
+    Dtype.I64: np.dtype(np.int64),
+    Dtype.U64: np.dtype(np.uint64),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_NUMPY = NumpyFramework()
+
+# XLA copies smaller arrays before its call returns, and as fast as anyone could.
+_COPIED_HERE = 64 * 1024
+
+
+class JaxFramework(HostFramework):
+    """JAX arrays.
+
+    On the CPU, arrays alias the buffer that they come from where they begin at a multiple of 64
+    bytes, which is what XLA requires; others are copied once. On other devices they are copies,
+    and with a sharding each process reads its own part. 64-bit types keep their bits also where
+    ``jax_enable_x64`` is off. F6 does not exist in JAX.
+
+    Example:
+        >>> JaxFramework().describe(jnp.zeros((2, 3), jnp.bfloat16))
+        TensorSpec(dtype=<Dtype.BF16: 'BF16'>, shape=(2, 3))
+    """
+
+    name: ClassVar[str] = "jax"
+    native_package: ClassVar[str] = "jax"
+    dtypes: Mapping[Dtype, np.dtype[Any]] = _DTYPES
+    alignment: ClassVar[int] = ALIGNMENT
+
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is a JAX array, or one that is being traced."""
+        return isinstance(obj, jax.Array)
+
+    def describe(self, tensor: jax.Array) -> TensorSpec:
+        """Dtype and shape of an array in the file."""
+        if isinstance(tensor, jax.core.Tracer):
+            raise InvalidInputError(
+                "a traced array has no values yet: save outside of jit, grad, vmap and the like"
+            )
+        code = _CODES.get(tensor.dtype)
+        if code is None:
+            if jax.dtypes.issubdtype(tensor.dtype, jax.dtypes.prng_key):
+                raise InvalidInputError(
+                    f"a random key ({tensor.dtype}) is no array of numbers: save "
+                    "jax.random.key_data(key), and make it a key again with "
+                    "jax.random.wrap_key_data()"
+                )
+            raise UnsupportedDtypeError(
+                tensor.dtype, "the safetensors format", remedy="Convert the array with astype()"
+            )
+        if tensor.is_deleted():
+            raise InvalidInputError(
+                "the array's memory was donated or deleted: save before it is donated, or save "
+                "the result of the function that took it"
+            )
+        if not tensor.is_fully_addressable and not tensor.is_fully_replicated:
+            raise InvalidInputError(
+                "parts of the array belong to other processes: gather it with "
+                "jax.experimental.multihost_utils.process_allgather(array, tiled=True), or save "
+                "each process's addressable_shards to a file of its own"
+            )
+        return TensorSpec(code, tensor.shape)
+
+    def to_array(self, tensor: jax.Array) -> Array:
+        """An array on the host; aliases one that lies in the CPU's memory."""
+        if tensor.is_fully_replicated:
+            return _on_host(tensor.addressable_data(0))
+        gathered = np.empty(tensor.shape, tensor.dtype)
+        for shard in tensor.addressable_shards:
+            if shard.replica_id == 0:
+                gathered[shard.index] = _on_host(shard.data)
+        return gathered
+
+    def find_device(self, device: Any) -> Target:
+        """Where a user wants arrays."""
+        return device if isinstance(device, Target) else find_target(device)
+
+    def from_array(self, array: Array, device: Target) -> jax.Array:
+        """An array placed on a device, or sharded."""
+        with exact(_CODES[array.dtype] in WIDE):
+            return placement.put({"": array}, device)[""]
+
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, jax.Array]:
+        """Arrays from a source; of sharded ones only the parts of this process are read.
+
+        Args:
+            source: Where the bytes are.
+            infos: The tensors to load, with the offsets of the file's header.
+            device: Where they shall live: one place for all, or places by name; those without
+                a name go to JAX's default device.
+        """
+        self.check_dtypes(infos)
+        assigned = self._assign(infos, device)
+        # JAX takes arrays for constant: memory that the user can write to is not lent to it.
+        owns = isinstance(source, MemorySource)
+        loaded: dict[str, jax.Array] = {}
+        with _exactly(infos):
+            whole = {}
+            for target, group in assigned:
+                if target.sharding.is_fully_replicated:
+                    whole.update(group)
+                    continue
+                for name, info in group.items():
+                    loaded[name] = load_sharded(source, info, target.sharding)
+            fetched = ByteSource.fetch(source, whole, ALIGNMENT) if owns else None
+            buffer, placed = fetched or source.fetch(whole, ALIGNMENT)
+            with collector.paused():
+                for target, group in assigned:
+                    if target.sharding.is_fully_replicated:
+                        own = {name: placed[name] for name in group}
+                        loaded.update(_over_buffer(buffer, own, target))
+        return loaded if len(assigned) == 1 else {name: loaded[name] for name in infos}
+
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, jax.Array]:
+        """Arrays over a buffer, or copied from it where they do not begin at 64 bytes."""
+        made: dict[str, jax.Array] = {}
+        with _exactly(infos):
+            for target, group in self._assign(infos, device):
+                made.update(_over_buffer(buffer, group, target))
+        return {name: made[name] for name in infos}
+
+    def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> jax.Array:
+        """The part of an array that an index selects, on a device or sharded."""
+        target = self.find_device(device)
+        part = _NUMPY.index(buffer, info, index, None)
+        if target.device is None:
+            check_sharding("", part.shape, target.sharding)
+        array = self.from_array(part, target)
+        if info.dtype in WIDE:
+            warn_of_wide([], f"this slice of a tensor with 64 bits ({info.dtype})")
+        return array
+
+    def _assign(
+        self, infos: Mapping[str, TensorInfo], device: Any
+    ) -> list[tuple[Target, Mapping[str, TensorInfo]]]:
+        """The tensors of each place, all of them checked before any data is read."""
+        if not isinstance(device, Mapping):
+            assigned = [(self.find_device(device), infos)]
+        else:
+            groups: dict[Target, dict[str, TensorInfo]] = {}
+            for name, info in infos.items():
+                groups.setdefault(self.find_device(device.get(name)), {})[name] = info
+            assigned = list(groups.items())
+        for target, group in assigned:
+            if target.device is None:
+                for name, info in group.items():
+                    check_sharding(name, info.shape, target.sharding)
+        return assigned
+
+
+@contextlib.contextmanager
+def _exactly(infos: Mapping[str, TensorInfo]) -> Iterator[None]:
+    """Load 64-bit tensors as they are, and say afterwards which they were."""
+    wide = [name for name, info in infos.items() if info.dtype in WIDE]
+    with exact(bool(wide)):
+        yield
+    warn_of_wide(wide)
+
+
+def _over_buffer(
+    buffer: memoryview, infos: Mapping[str, TensorInfo], target: Target
+) -> dict[str, jax.Array]:
+    """Arrays in a place, over a buffer or copied from it."""
+    arrays = _NUMPY.from_buffers(buffer, infos, None)
+    if _on_cpu(target) and arrays:
+        address = np.frombuffer(buffer, np.uint8).ctypes.data if buffer else 0
+        misplaced = [
+            name
+            for name, info in infos.items()
+            if (address + info.data_offsets[0]) % ALIGNMENT
+            and info.nbytes >= _COPIED_HERE
+            and info.dtype.bits >= 8
+        ]
+        copies = placement.owned(arrays[name] for name in misplaced)
+        arrays.update(zip(misplaced, copies, strict=True))
+    return placement.put(arrays, target)
+
+
+def _on_cpu(target: Target) -> bool:
+    return all(device.platform == "cpu" for device in target.sharding.addressable_devices)
+
+
+def _on_host(array: jax.Array) -> Array:
+    """The values of an array on one device."""
+    [device] = array.devices()
+    if device.platform != "cpu":
+        # JAX keeps what asarray() copies from a device as long as the array lives: in the end,
+        # a second model in the host's memory. A copy of our own is freed when it is written.
+        with contextlib.suppress(RuntimeError):  # a JAX that was started without the CPU
+            host = jax.local_devices(backend="cpu")[0]
+            with exact(array.dtype.itemsize == 8):
+                array = jax.device_put(array, host)
+    return np.asarray(array)
