@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.cases import CASES
+from benchmarks.frameworks import FRAMEWORKS
 from benchmarks.machine import describe_machine
 from benchmarks.report import document, heading, listing, machine_lines, row
 from benchmarks.runner import BenchmarkError, run_case
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes = []
     failed = False
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as folder:
-        machine = describe_machine(folder)
+        frameworks = [name for name in FRAMEWORKS if any(c.framework == name for c in cases)]
+        machine = describe_machine(folder, frameworks)
         print(machine_lines(machine, settings), "", heading(), sep="\n", flush=True)
         for case in cases:
             try:
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="FILE", help="write every sample to a file as well")
     parser.add_argument(
-        "--folder", help="where to put a temporary folder of 1.7 GB (default: the system's)"
+        "--folder", help="where to put a temporary folder of 2.3 GB (default: the system's)"
     )
     parser.add_argument(
         "--scale",

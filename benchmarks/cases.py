@@ -9,6 +9,7 @@ from typing import Any, Literal
 from benchmarks import ours, peer, values
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.columns import packed_columns, used_columns
+from benchmarks.frameworks import FrameworkName
 from benchmarks.setting import Call, Setting
 
 __all__ = ["CASES", "Case", "Target", "Work"]
@@ -71,7 +72,7 @@ class Case:
     Attributes:
         name: What ``--case`` matches.
         work: What both sides do.
-        framework: ``"numpy"``, ``"torch"`` or ``"none"``.
+        framework: Whose tensors; ``"none"`` where there are none.
         checkpoint: Tensors or file that both sides work on; None for no tensors at all.
         cache: State of the file in the page cache; ``"none"`` where no file is read.
         target: What to reach, if anything was promised.
@@ -79,7 +80,7 @@ class Case:
 
     name: str
     work: Work
-    framework: Literal["numpy", "torch", "none"]
+    framework: FrameworkName | Literal["none"]
     checkpoint: Checkpoint | None
     cache: Literal["warm", "cold", "none"]
     target: Target | None = None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 __all__ = ["Checkpoint", "make_arrays", "path_of", "shapes", "sliced_tensor", "write_file"]
 
-Checkpoint = Literal["small", "gpt2", "large"]
+Checkpoint = Literal["small", "gpt2", "large", "aligned"]
 
 _SMALL_COUNT = 20_000
 _SMALL_SHAPES: list[tuple[str, tuple[int, ...]]] = [
@@ -53,6 +53,7 @@ def shapes(checkpoint: Checkpoint, scale: float) -> dict[str, tuple[str, tuple[i
     Args:
         checkpoint: ``"small"``: 20,000 tensors of 256 or 512 bytes. ``"gpt2"``: the published
             file of GPT-2, 160 tensors of F32, 548 MB. ``"large"``: 13 tensors of F32, 545 MB.
+            ``"aligned"``: the same tensors, in a file whose data begins at a multiple of 64 bytes.
         scale: Part of the tensors of ``"small"``, or of the rows of the others, to keep.
 
     Returns:
@@ -64,7 +65,7 @@ def shapes(checkpoint: Checkpoint, scale: float) -> dict[str, tuple[str, tuple[i
             f"model.layers.{i // 10}.part_{i % 10}.weight": _SMALL_SHAPES[i % len(_SMALL_SHAPES)]
             for i in range(count)
         }
-    if checkpoint == "large":
+    if checkpoint in {"large", "aligned"}:
         whole: dict[str, tuple[int, ...]] = {
             f"layers.{i}.weight": _LARGE_SHAPE for i in range(_LARGE_COUNT)
         }
@@ -130,19 +131,27 @@ def path_of(folder: str, checkpoint: Checkpoint, scale: float) -> str:
 
 
 def write_file(folder: str, checkpoint: Checkpoint, scale: float) -> None:
-    """Write a checkpoint with the reference implementation, and wait until it is on disk.
+    """Write a checkpoint and wait until it is on disk.
+
+    The reference implementation writes it, except an aligned one, which it cannot.
 
     Args:
         folder: The folder of the run.
         checkpoint: Which one; a file that exists is left as it is.
         scale: As for `shapes`.
     """
-    from safetensors.numpy import save_file
+    import safetensors.numpy
+
+    import safetensors_numpy
 
     path = path_of(folder, checkpoint, scale)
     if os.path.exists(path):
         return
-    save_file(make_arrays(checkpoint, scale), path)
+    arrays = make_arrays(checkpoint, scale)
+    if checkpoint == "aligned":
+        safetensors_numpy.save_file(arrays, path, alignment=64)
+    else:
+        safetensors.numpy.save_file(arrays, path)
     # Pages that are not on disk yet cannot be dropped from the page cache.
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks.checkpoints import sliced_tensor
+from benchmarks.frameworks import handling
 from benchmarks.setting import Call, Setting, call
 
 __all__ = ["packed_columns", "used_columns"]
@@ -45,7 +46,7 @@ def packed_columns(package: str, ways: int) -> Call:
     @call(f"get_slice(name)[:, : columns // {ways}], copied where it is a view")
     def prepare(setting: Setting) -> Callable[[], Any]:
         _, cut = _cut(package, setting, ways)
-        contiguous = setting.contiguous()
+        contiguous = handling(setting.framework).contiguous
         return lambda: contiguous(cut())
 
     return prepare

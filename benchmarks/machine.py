@@ -5,31 +5,30 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from benchmarks.frameworks import FRAMEWORKS
+
 __all__ = ["describe_machine"]
 
-_PACKAGES = [
-    "safetensors-core",
-    "safetensors-numpy",
-    "safetensors-torch",
-    "safetensors",
-    "msgspec",
-    "numpy",
-    "torch",
-]
+_PACKAGES = ["safetensors-core", "safetensors", "msgspec"]
 
 
-def describe_machine(folder: str) -> dict[str, Any]:
+def describe_machine(folder: str, frameworks: Iterable[str]) -> dict[str, Any]:
     """Processor, memory, system, versions, and the file system of a folder.
 
     Args:
         folder: Where the files of the run lie.
+        frameworks: Those of the run's cases; none of them is imported.
 
     Returns:
         Facts by name, fit for JSON.
     """
+    packages = [*_PACKAGES]
+    for name in frameworks:
+        packages += [f"safetensors-{name}", *FRAMEWORKS[name].packages]
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -39,7 +38,7 @@ def describe_machine(folder: str) -> dict[str, Any]:
         "file_system": _file_system(folder),
         "load_average": round(os.getloadavg()[0], 2),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in packages if (found := _version(name))},
     }
 
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from benchmarks.setting import Call, Setting, call
+
+
+def _module(setting: Setting) -> Any:
+    return import_module(f"safetensors_{setting.framework}")
 
 
 @call("safe_open(path)")
@@ -32,24 +37,21 @@ def read_header(setting: Setting) -> Callable[[], Any]:
 @call("load_file(path)")
 def load(setting: Setting) -> Callable[[], Any]:
     """Load a file as users do without thinking about it."""
-    from safetensors_core import load_file
-
-    return lambda: load_file(setting.path, setting.framework)
+    load_file = _module(setting).load_file
+    return setting.finished(lambda: load_file(setting.path))
 
 
 @call('load_file(path, backend="pread")')
 def load_owned(setting: Setting) -> Callable[[], Any]:
     """Load a file into memory that the tensors own."""
-    from safetensors_core import load_file
-
-    return lambda: load_file(setting.path, setting.framework, backend="pread")
+    load_file = _module(setting).load_file
+    return setting.finished(lambda: load_file(setting.path, backend="pread"))
 
 
 @call("save_file(tensors, path, fsync=False)")
 def save_unsynced(setting: Setting) -> Callable[[], Any]:
     """Save a file with the reference's promise."""
-    from safetensors_core import save_file
-
+    save_file = _module(setting).save_file
     tensors = setting.tensors()
     return lambda: save_file(tensors, setting.target, fsync=False)
 
@@ -57,8 +59,7 @@ def save_unsynced(setting: Setting) -> Callable[[], Any]:
 @call("save_file(tensors, path)")
 def save_durable(setting: Setting) -> Callable[[], Any]:
     """Save a file that is on disk when the call returns."""
-    from safetensors_core import save_file
-
+    save_file = _module(setting).save_file
     tensors = setting.tensors()
     return lambda: save_file(tensors, setting.target)
 
@@ -66,8 +67,7 @@ def save_durable(setting: Setting) -> Callable[[], Any]:
 @call("save(tensors)")
 def save_bytes(setting: Setting) -> Callable[[], Any]:
     """Save to bytes."""
-    from safetensors_core import save
-
+    save = _module(setting).save
     tensors = setting.tensors()
     return lambda: save(tensors)
 

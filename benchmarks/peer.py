@@ -7,11 +7,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from benchmarks.frameworks import FRAMEWORKS
 from benchmarks.setting import Setting, call
 
 
 def _module(setting: Setting) -> Any:
-    return import_module(f"safetensors.{setting.framework}")
+    return import_module(FRAMEWORKS[setting.framework].peer)
 
 
 @call("safe_open(path)")
@@ -26,14 +27,14 @@ def open_file(setting: Setting) -> Callable[[], Any]:
 def load(setting: Setting) -> Callable[[], Any]:
     """Load a file as users do without thinking about it."""
     load_file = _module(setting).load_file
-    return lambda: load_file(setting.path)
+    return setting.finished(lambda: load_file(setting.path))
 
 
 @call('load_file(path, backend="pread")')
 def load_pread(setting: Setting) -> Callable[[], Any]:
     """Load a file into memory that the tensors own."""
     load_file = _module(setting).load_file
-    return lambda: load_file(setting.path, backend="pread")
+    return setting.finished(lambda: load_file(setting.path, backend="pread"))
 
 
 @call("save_file(tensors, path)")

@@ -21,6 +21,11 @@ _ROOT = Path(__file__).resolve().parents[1]
 _MEMORY_ERROR = 1024 * 1024  # bytes: below, the kernel's count of a process's pages is noise
 
 
+# Both sides load into the host's memory, whatever devices a framework would find; and of what
+# TensorFlow logs, only errors stand beside a sample that failed.
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
 class BenchmarkError(Exception):
     """A sample could not be taken, or the sides did not compute the same."""
 
@@ -150,7 +155,10 @@ def run_case(case: Case, folder: str, *, scale: float, repeat: int) -> Outcome:
 
 def _sample_in_new_process(case: Case, side: Side, folder: str, scale: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.worker", case.name, side, folder, repr(scale)]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | _ENVIRONMENT
+    done = subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise BenchmarkError(f"{case.name}: {side} failed:\n{done.stderr}")
     sample: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

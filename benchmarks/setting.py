@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from benchmarks.checkpoints import Checkpoint, make_arrays, path_of
+from benchmarks.frameworks import handling
 
 __all__ = ["Call", "Setting", "call"]
 
@@ -19,7 +18,7 @@ class Setting:
     """Files, tensors and framework of one sample.
 
     Attributes:
-        framework: ``"numpy"`` or ``"torch"``.
+        framework: As in `benchmarks.frameworks`, or ``"none"``.
         checkpoint: Which tensors; a call that needs none ignores it.
         scale: How much of them: 1 for a measurement, less for a warm-up or a test.
         folder: Where the checkpoint's file lies and others may be written.
@@ -42,20 +41,29 @@ class Setting:
 
     def tensors(self) -> dict[str, Any]:
         """The checkpoint's tensors in memory."""
+        framework = handling(self.framework)
         arrays = make_arrays(self.checkpoint, self.scale)
-        if self.framework == "numpy":
-            return dict(arrays)
-        import torch
+        tensors = {name: framework.tensor(array) for name, array in arrays.items()}
+        framework.wait(tensors)
+        return tensors
 
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    def finished(self, load: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+        """A call that loads tensors and returns when nothing of it goes on in the background.
 
-    def contiguous(self) -> Callable[[Any], Any]:
-        """What copies a tensor of the framework unless its elements already lie in a row."""
-        if self.framework == "numpy":
-            return np.ascontiguousarray
-        import torch
+        Args:
+            load: Loads tensors of the framework.
 
-        return torch.Tensor.contiguous
+        Returns:
+            The call.
+        """
+        wait = handling(self.framework).wait
+
+        def load_and_wait() -> dict[str, Any]:
+            tensors = load()
+            wait(tensors)
+            return tensors
+
+        return load_and_wait
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.frameworks import handling
 from benchmarks.setting import Setting
 
 __all__ = [
@@ -73,21 +74,15 @@ def of_nothing(_setting: Setting, _result: object) -> str:
 
 
 def _sum_of(framework: str) -> Callable[[Any], int]:
-    if framework == "numpy":
-        return _sum_of_array
-    import torch
+    view = handling(framework).array
 
-    def sum_of_tensor(tensor: torch.Tensor) -> int:
+    def sum_of_words(tensor: Any) -> int:
+        array = view(tensor)
         # A slice is read where it lies: packing it first would read it twice.
-        words = tensor.reshape(-1) if tensor.is_contiguous() else tensor
-        return int(words.view(torch.int64).sum())
+        words = array.reshape(-1) if array.flags.c_contiguous else array
+        return int(np.add.reduce(words.view(np.uint64), axis=None))
 
-    return sum_of_tensor
-
-
-def _sum_of_array(array: Any) -> int:
-    words = array.reshape(-1) if array.flags.c_contiguous else array
-    return int(np.add.reduce(words.view(np.uint64), axis=None))
+    return sum_of_words
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -118,8 +118,11 @@ def main(arguments: list[str]) -> None:
     name, side, folder, scale = arguments
     case = next(case for case in CASES if case.name == name)
     assert side in {"ours", "peer"}
+    # What frameworks print is not the sample: from here on it goes where errors go.
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sample = take_sample(case, "ours" if side == "ours" else "peer", folder, float(scale))
-    print(json.dumps(sample))
+    print(json.dumps(sample), file=output)
 
 
 if __name__ == "__main__":
