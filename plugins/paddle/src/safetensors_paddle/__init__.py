@@ -1,0 +1,167 @@
+"""safetensors files for PaddlePaddle.
+
+The functions take and return tensors; `safetensors_core` has the same ones for any framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import safetensors_core
+
+if TYPE_CHECKING:
+    import paddle
+    from typing_extensions import Buffer
+
+    from safetensors_core.reader import Backend
+    from safetensors_paddle.models import load_model, save_model
+
+__all__ = [
+    "load",
+    "load_file",
+    "load_model",
+    "save",
+    "save_file",
+    "save_model",
+]
+
+__version__ = "0.1.0"
+
+
+def save(
+    tensors: Mapping[str, paddle.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save tensors to bytes.
+
+    Args:
+        tensors: Dense tensors by name, on any device. Not changed. Tensors that share memory are
+            saved one by one.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or a tensor cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+
+    Example:
+        >>> len(save({"w": paddle.zeros([4])}))
+        80
+    """
+    return safetensors_core.save(tensors, metadata, alignment=alignment)
+
+
+def save_file(
+    tensors: Mapping[str, paddle.Tensor],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save tensors to a file, whole or not at all.
+
+    Args:
+        tensors: Dense tensors by name, on any device; those that are not contiguous on the CPU
+            are copied there one at a time. Not changed. Tensors that share memory are saved one
+            by one.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or a tensor cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> save_file({"w": paddle.zeros([2, 3])}, tmp_path / "model.safetensors")
+    """
+    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+
+
+def load(
+    data: Buffer,
+    device: Any = "cpu",
+    *,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, paddle.Tensor]:
+    """Load the tensors of a file that is in memory.
+
+    Args:
+        data: The bytes of a file.
+        device: Where the tensors shall live: ``"gpu:0"``, `paddle.CPUPlace()` and the like; None
+            for the device that Paddle uses at the moment.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Tensors by name, which take no part in gradients. On the CPU they borrow `data` where it
+        is writable; read-only data is copied.
+
+    Raises:
+        HeaderError: The bytes are not a valid safetensors file.
+        UnsupportedDtypeError: Paddle cannot represent a tensor exactly.
+        InvalidInputError: The device cannot be used.
+
+    Example:
+        >>> load(save({"w": paddle.ones([2])}))["w"].tolist()
+        [1.0, 1.0]
+    """
+    return safetensors_core.load(data, "paddle", device, max_header=max_header)
+
+
+def load_file(
+    filename: str | os.PathLike[str],
+    device: Any = "cpu",
+    *,
+    backend: Backend = "auto",
+    keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, paddle.Tensor]:
+    """Load the tensors of a file.
+
+    Args:
+        filename: Path of the file.
+        device: Where the tensors shall live: ``"gpu:0"``, `paddle.CPUPlace()` and the like; None
+            for the device that Paddle uses at the moment.
+        backend: ``"mmap"`` (lazy; tensors on the CPU borrow the map, writable without effect on
+            the file), ``"pread"`` (tensors own their memory), or ``"auto"``.
+        keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
+            function of the name. All by default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Tensors by name, in the order of the file. They take no part in gradients.
+
+    Raises:
+        HeaderError: The file is not a valid safetensors file.
+        TensorNotFoundError: A name or prefix in `keys` matches nothing.
+        UnsupportedDtypeError: Paddle cannot represent a tensor exactly.
+        InvalidInputError: The device cannot be used.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> save_file({"w": paddle.ones([2])}, tmp_path / "model.safetensors")
+        >>> load_file(tmp_path / "model.safetensors")["w"].tolist()
+        [1.0, 1.0]
+    """
+    return safetensors_core.load_file(
+        filename, "paddle", device, backend=backend, keys=keys, max_header=max_header
+    )
+
+
+def __getattr__(name: str) -> object:
+    # What works on layers imports Paddle, so it is imported when it is used.
+    if name in ("load_model", "save_model"):
+        from safetensors_paddle import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

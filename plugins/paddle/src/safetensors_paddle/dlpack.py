@@ -1,0 +1,203 @@
+"""Tensors over host memory, by way of the DLPack protocol.
+
+Paddle has several ways to make a tensor over memory that it does not own. Only this one is safe:
+
+- `paddle.base.core.frombuffer`, and the `MmapStorage` of Paddle, find a tensor's memory by its
+  address when they release it, so two tensors over one address end the process.
+- Slices and views of one tensor over the whole buffer share its count of changes, so a change to
+  one weight makes the backward pass of another fail; and an operation in place that needs more
+  memory than before (`cast_` to a wider type) writes over the neighbours.
+
+Tensors that come from DLPack one by one have memory, size and count of changes of their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from safetensors_core import Dtype, InvalidInputError, TensorInfo
+from safetensors_numpy.framework import NumpyFramework
+
+__all__ = ["DTYPES", "from_carrier", "tensors_over"]
+
+Array = npt.NDArray[Any]
+
+#: Paddle's types. It has names for unsigned integers of 16 and more bits, too, but hardly any
+#: operation on them: such a tensor cannot be cloned, indexed, compared or made contiguous.
+DTYPES: dict[Dtype, Any] = {
+    Dtype.BOOL: paddle.bool,
+    Dtype.U8: paddle.uint8,
+    Dtype.I8: paddle.int8,
+    Dtype.F8_E5M2: paddle.float8_e5m2,
+    Dtype.F8_E4M3: paddle.float8_e4m3fn,
+    Dtype.I16: paddle.int16,
+    Dtype.F16: paddle.float16,
+    Dtype.BF16: paddle.bfloat16,
+    Dtype.I32: paddle.int32,
+    Dtype.F32: paddle.float32,
+    Dtype.C64: paddle.complex64,
+    Dtype.F64: paddle.float64,
+    Dtype.I64: paddle.int64,
+}
+
+
+class _Carrier(NamedTuple):
+    """The array that brings the bits to Paddle.
+
+    Attributes:
+        dtype: Its type.
+        item: Bytes per element.
+        seen_as: The type as which Paddle is to see the bits, where NumPy's DLPack lacks it.
+    """
+
+    dtype: np.dtype[Any]
+    item: int
+    seen_as: Any
+
+
+def _carrier(code: Dtype) -> _Carrier:
+    seen_as = DTYPES[code] if code in _SEEN_AS else None
+    dtype = np.dtype(_SEEN_AS.get(code) or NumpyFramework.dtypes[code])
+    return _Carrier(dtype, dtype.itemsize, seen_as)
+
+
+# bfloat16 comes as int16, because Paddle cannot view uint16 as anything.
+_SEEN_AS = {Dtype.BF16: "<i2", Dtype.F8_E4M3: "u1", Dtype.F8_E5M2: "u1"}
+_CARRIERS = {code: _carrier(code) for code in DTYPES}
+
+# Tensors made in one call. More save nothing, and take memory that later ones could use again.
+_AT_ONCE = 256
+
+_import = paddle.base.core.from_dlpack
+# What Paddle's data loader makes its tensors with: all at once, at a quarter of the price of
+# `paddle.Tensor` one by one.
+_as_tensors = paddle.base.core.eager.read_next_tensor_list
+
+
+def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """Tensors on the CPU that alias a buffer and keep it alive.
+
+    A tensor whose address is no multiple of its item size is copied: compiled code may rely on
+    that, and Paddle's own views have such addresses only.
+
+    Args:
+        buffer: Bytes that hold the tensors.
+        infos: Dtype, shape and offsets into `buffer` by name.
+
+    Returns:
+        Tensors by name, in the order of `infos`.
+
+    Raises:
+        InvalidInputError: Paddle has no tensor of that shape.
+
+    Example:
+        >>> from safetensors_core import Dtype, TensorInfo
+        >>> memory = bytearray(8)
+        >>> infos = {"w": TensorInfo(Dtype.U8, (2, 3), (1, 7))}
+        >>> tensors_over(memoryview(memory), infos)["w"].fill_(5).shape
+        paddle.Size([2, 3])
+        >>> memory.hex()
+        '0005050505050500'
+    """
+    if buffer.readonly:  # Paddle would let its users write through it
+        buffer = memoryview(bytearray(buffer))
+    memory = np.frombuffer(buffer, np.uint8)
+    # All names at once, so that the order is theirs whatever is made first.
+    tensors: dict[str, Any] = dict.fromkeys(infos)
+    entries = ((n, i) for n, i in infos.items() if i.data_offsets[0] < i.data_offsets[1])
+    while chunk := list(itertools.islice(entries, _AT_ONCE)):
+        tensors.update(zip([n for n, _ in chunk], _as_tensors(_held(chunk, memory)), strict=True))
+    viewed = {code: carrier.seen_as for code, carrier in _CARRIERS.items() if carrier.seen_as}
+    view = _view()
+    for name, info in infos.items():
+        if info.data_offsets[0] == info.data_offsets[1]:
+            tensors[name] = _empty(info.shape, info.dtype, f"tensor {name!r}: ")
+        elif info.dtype in viewed:
+            tensors[name] = view(tensors[name], viewed[info.dtype])
+    return tensors
+
+
+def _held(entries: list[tuple[str, TensorInfo]], memory: Array) -> list[Any]:
+    """What Paddle makes of each array over the memory, as long as it is no tensor yet."""
+    address = memory.ctypes.data
+    ndarray, carriers = np.ndarray, _CARRIERS
+    held = []
+    for name, info in entries:
+        begin = info.data_offsets[0]
+        dtype, item, _ = carriers[info.dtype]
+        try:
+            array = ndarray(info.shape, dtype, memory, begin)
+            if (address + begin) % item:
+                array = array.copy()
+            held.append(_import(array.__dlpack__()))
+        except (RuntimeError, ValueError) as error:
+            raise _refusal(info.shape, error, f"tensor {name!r}: ") from error
+    return held
+
+
+def from_carrier(array: Array, code: Dtype) -> Any:
+    """A tensor over an array.
+
+    Args:
+        array: An array of any strides whose elements are as wide as those of `code`.
+        code: The type that its bits are to have.
+
+    Returns:
+        A tensor on the CPU. It aliases an array that is contiguous, aligned and writable, and
+        keeps it alive.
+
+    Raises:
+        InvalidInputError: Paddle has no tensor of that shape.
+
+    Example:
+        >>> from_carrier(np.uint16([0x3F80, 0x4000]), Dtype.BF16).astype("float32").tolist()
+        [1.0, 2.0]
+    """
+    if not array.size:
+        return _empty(array.shape, code)
+    carrier = _CARRIERS[code]
+    suitable = np.require(array, requirements=["C", "A", "W"]).view(carrier.dtype)
+    try:
+        [tensor] = _as_tensors([_import(suitable.__dlpack__())])
+    except RuntimeError as error:
+        raise _refusal(array.shape, error) from error
+    return tensor if carrier.seen_as is None else _view()(tensor, carrier.seen_as)
+
+
+def _empty(shape: tuple[int, ...], code: Dtype, tensor: str = "") -> Any:
+    """A tensor with a 0 in its shape."""
+    try:
+        return paddle.empty(shape, dtype=DTYPES[code], device="cpu")
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:  # whichever comes first
+        raise _refusal(shape, error, tensor) from error
+
+
+def _refusal(shape: tuple[int, ...], error: Exception, tensor: str = "") -> InvalidInputError:
+    """What to say where Paddle refuses a shape. It reports in many lines where it noticed."""
+    cause = (
+        "it has more than 9 dimensions" if len(shape) > 9 else str(error).strip().splitlines()[-1]
+    )
+    return InvalidInputError(f"{tensor}Paddle has no tensor of shape {list(shape)}: {cause}")
+
+
+def _view() -> Any:
+    """The function that sees a tensor's bits as another type of the same width."""
+    flag = "FLAGS_use_stride_kernel"
+    return paddle._C_ops.view_dtype if paddle.get_flags(flag)[flag] else _copied_as
+
+
+def _copied_as(tensor: Any, dtype: Any) -> Any:
+    """A copy of the bits, for a Paddle that has been told to do without views."""
+    made = paddle.empty(tensor.shape, dtype=dtype, device="cpu")
+    size = math.prod(tensor.shape) * tensor.element_size()
+    if size:
+        ctypes.memmove(made.data_ptr(), tensor.data_ptr(), size)
+    return made

@@ -1,0 +1,154 @@
+"""`PaddleFramework`: dense tensors of PaddlePaddle on any of its devices."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from safetensors_core import (
+    Dtype,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    UnsupportedDtypeError,
+)
+from safetensors_numpy.framework import NumpyFramework
+from safetensors_numpy.host import HostFramework
+from safetensors_paddle.devices import find_place
+from safetensors_paddle.dlpack import DTYPES, from_carrier, tensors_over
+
+__all__ = ["PaddleFramework"]
+
+Array = npt.NDArray[Any]
+
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_ARRAY_TYPES = {code: NumpyFramework.dtypes[code] for code in DTYPES}
+_CODES_OF_ARRAYS = {dtype: code for code, dtype in _ARRAY_TYPES.items()}
+
+# The last two are made in static graph mode: descriptions of tensors, with no data. They come
+# last, because Paddle passes every tensor off as a `Variable` to whoever asks.
+_KINDS = (paddle.Tensor, paddle.pir.Value, paddle.static.Variable)
+
+
+class PaddleFramework(HostFramework):
+    """PaddlePaddle tensors.
+
+    Tensors on the CPU alias the buffer that they come from; on another device they are copies.
+    They take no part in gradients (`stop_gradient` is True), as those that Paddle loads itself.
+
+    Example:
+        >>> PaddleFramework().describe(paddle.zeros([2, 3], dtype="bfloat16"))
+        TensorSpec(dtype=<Dtype.BF16: 'BF16'>, shape=(2, 3))
+    """
+
+    name: ClassVar[str] = "paddle"
+    native_package: ClassVar[str] = "paddle"
+    dtypes: Mapping[Dtype, Any] = DTYPES
+
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is a tensor, a parameter, or a variable of a static graph."""
+        return isinstance(obj, _KINDS)
+
+    def describe(self, tensor: Any) -> TensorSpec:
+        """Dtype and shape of a tensor in the file."""
+        _check_saveable(tensor)
+        dtype = tensor.dtype
+        code = _CODES.get(dtype)
+        if code is None:
+            # Some of Paddle's types print as another one: the name is right.
+            raise UnsupportedDtypeError(
+                getattr(dtype, "name", dtype),
+                "what safetensors-paddle saves",
+                remedy="Convert the tensor with astype(), or a complex one with paddle.as_real()",
+            )
+        return TensorSpec(code, tuple(tensor.shape))
+
+    def find_device(self, device: Any) -> Any:
+        """Paddle's place for a device."""
+        return find_place(device)
+
+    def to_buffer(self, tensor: Any) -> memoryview:
+        """The bytes of a tensor; aliases one that is contiguous on the CPU."""
+        host = tensor
+        if not host.place.is_cpu_place():
+            host = host.detach().cpu()
+        if not host.is_contiguous():
+            host = host.detach().contiguous()
+        # The attribute keeps the tensor alive as long as its memory is in use. Paddle's own way
+        # to an array copies.
+        size = math.prod(host.shape) * host.element_size()
+        memory = (ctypes.c_char * size).from_address(host.data_ptr())
+        memory.owner = host
+        return memoryview(memory).cast("B")
+
+    def to_array(self, tensor: Any) -> Array:
+        """A tensor as an array over its memory, of NumPy's or `ml_dtypes`' type."""
+        code = _CODES[tensor.dtype]
+        if 0 in tensor.shape:
+            return np.empty(tensor.shape, _ARRAY_TYPES[code])
+        flat: Array = np.frombuffer(self.to_buffer(tensor), _ARRAY_TYPES[code])
+        return flat.reshape(tuple(tensor.shape))
+
+    def from_array(self, array: Array, device: Any) -> Any:
+        """A tensor of an array; aliases one that is contiguous on the CPU."""
+        code = _CODES_OF_ARRAYS[array.dtype.newbyteorder("<")]
+        tensor = from_carrier(array, code)
+        return tensor if device.is_cpu_place() else tensor._copy_to(device, True)
+
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, Any]:
+        """Tensors over a buffer, moved to the device one by one."""
+        place = find_place(device)
+        tensors = tensors_over(buffer, infos)
+        if not place.is_cpu_place():
+            for name, tensor in tensors.items():
+                tensors[name] = tensor._copy_to(place, True)
+        return tensors
+
+    def storage_key(self, tensor: Any) -> Hashable | None:
+        """Device and address of the memory; None for a tensor without data."""
+        if not isinstance(tensor, paddle.Tensor) or not tensor._is_initialized():
+            return None
+        return (str(tensor.place), tensor.data_ptr() - tensor.offset)
+
+
+def _check_saveable(tensor: Any) -> None:
+    if not isinstance(tensor, paddle.Tensor):
+        raise InvalidInputError(
+            "a variable of a static graph has no data: save the tensors that an executor "
+            "fetches or the state dict of a layer"
+        )
+    if not paddle.in_dynamic_mode():
+        # Paddle's operations end the process when they are given tensors in this mode.
+        raise InvalidInputError(
+            "Paddle is in static graph mode: call paddle.disable_static() before saving tensors"
+        )
+    if not tensor.is_dense():
+        raise InvalidInputError(_remedy(tensor))
+    if not tensor._is_initialized() and 0 not in tensor.shape:
+        raise InvalidInputError(
+            "an uninitialized parameter has no data yet: call its initialize() before it is saved"
+        )
+
+
+def _remedy(tensor: Any) -> str:
+    if tensor.is_dist():
+        return (
+            "a distributed tensor has a part of its data here only: save what "
+            "paddle.distributed.unshard_dtensor() returns"
+        )
+    if tensor.is_sparse():
+        return (
+            "a sparse tensor cannot be saved: convert it with to_dense(), or save its values "
+            "and indices as tensors of their own"
+        )
+    if tensor.is_selected_rows():
+        return "selected rows cannot be saved: they are the gradient of some rows only"
+    return f"a {type(tensor).__name__} that is not dense cannot be saved"
