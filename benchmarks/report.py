@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,13 +26,14 @@ def machine_lines(machine: dict[str, Any], settings: dict[str, Any]) -> str:
     Returns:
         Lines.
     """
-    packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items())
+    packages = (f"{name}=={found}" for name, found in machine["packages"].items())
+    software = ", ".join([machine["python"], *packages])
     return (
         f"{machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 1024**3:.0f} GiB memory, huge pages {machine['huge_pages']}\n"
         f"{machine['system']}, files on {machine['file_system']}, "
         f"load average {machine['load_average']} at the start\n"
-        f"{machine['python']}, {packages}\n"
+        f"{textwrap.fill(software, width=100, break_on_hyphens=False)}\n"
         f"medians of {settings['repeat']}, each sample in a process of its own, sides in turn; "
         f"scale {settings['scale']:g}"
     )

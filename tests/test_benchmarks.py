@@ -112,6 +112,32 @@ def test_a_run_prints_a_table_and_writes_every_sample(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_what_a_framework_prints_is_not_taken_for_the_sample() -> None:
+    program = (
+        "import os; from benchmarks import worker\n"
+        "worker.take_sample = lambda *_: {'written': os.write(1, b'noise')}\n"
+        "worker.main(['open-small', 'ours', '.', '1'])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == '{"written": 5}\n'
+    assert done.stderr == "noise"
+
+
+def test_versions_of_frameworks_are_told_without_importing_them() -> None:
+    program = (
+        "import sys; from benchmarks.machine import describe_machine\n"
+        "print(*describe_machine('.', ['jax', 'mlx'])['packages'])\n"
+        "print(*{'jax', 'mlx', 'torch'}.intersection(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    packages, imported = done.stdout.splitlines()
+    expected = "safetensors-core safetensors msgspec safetensors-jax jax jaxlib safetensors-mlx mlx"
+    assert packages == expected
+    assert not imported
+
+
 def test_the_list_says_what_is_timed_on_both_sides() -> None:
     command = [sys.executable, "-m", "benchmarks", "--list", "--case", "owned-large-torch"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
