@@ -1,0 +1,158 @@
+"""safetensors files for MLX.
+
+The functions take and return arrays; `safetensors_core` has the same ones for any framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import safetensors_core
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+    from typing_extensions import Buffer
+
+    from safetensors_core.reader import Backend
+    from safetensors_mlx.models import load_model, save_model
+
+__all__ = [
+    "load",
+    "load_file",
+    "load_model",
+    "save",
+    "save_file",
+    "save_model",
+]
+
+__version__ = "0.1.0"
+
+
+def save(
+    tensors: Mapping[str, mx.array],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save arrays to bytes.
+
+    Args:
+        tensors: Arrays by name; lazy ones are evaluated. Not changed.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or an array cannot be saved.
+
+    Example:
+        >>> len(save({"w": mx.zeros(4)}))
+        80
+    """
+    return safetensors_core.save(tensors, metadata, alignment=alignment)
+
+
+def save_file(
+    tensors: Mapping[str, mx.array],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save arrays to a file, whole or not at all.
+
+    Args:
+        tensors: Arrays by name; lazy ones are evaluated, and those that are not contiguous are
+            copied one at a time. Not changed.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or an array cannot be saved.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> save_file({"w": mx.zeros((2, 3))}, tmp_path / "model.safetensors")
+    """
+    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+
+
+def load(
+    data: Buffer,
+    device: str | mx.Device | mx.DeviceType | None = "cpu",
+    *,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, mx.array]:
+    """Load the arrays of a file that is in memory.
+
+    Args:
+        data: The bytes of a file.
+        device: Device that must be there; memory is shared by all devices.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Arrays by name, evaluated. They own their memory.
+
+    Raises:
+        HeaderError: The bytes are not a valid safetensors file.
+        UnsupportedDtypeError: MLX cannot represent a tensor exactly.
+
+    Example:
+        >>> load(save({"w": mx.ones(2)}))
+        {'w': array([1, 1], dtype=float32)}
+    """
+    return safetensors_core.load(data, "mlx", device, max_header=max_header)
+
+
+def load_file(
+    filename: str | os.PathLike[str],
+    device: str | mx.Device | mx.DeviceType | None = "cpu",
+    *,
+    backend: Backend = "auto",
+    keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, mx.array]:
+    """Load the arrays of a file.
+
+    Args:
+        filename: Path of the file.
+        device: Device that must be there; memory is shared by all devices.
+        backend: How the file is read: ``"mmap"``, ``"pread"`` or ``"auto"``. The arrays own
+            their memory either way.
+        keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
+            function of the name. All by default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Arrays by name, in the order of the file, evaluated.
+
+    Raises:
+        HeaderError: The file is not a valid safetensors file.
+        TensorNotFoundError: A name or prefix in `keys` matches nothing.
+        UnsupportedDtypeError: MLX cannot represent a tensor exactly.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> save_file({"w": mx.ones(2)}, tmp_path / "model.safetensors")
+        >>> load_file(tmp_path / "model.safetensors")
+        {'w': array([1, 1], dtype=float32)}
+    """
+    return safetensors_core.load_file(
+        filename, "mlx", device, backend=backend, keys=keys, max_header=max_header
+    )
+
+
+def __getattr__(name: str) -> object:
+    # What works on modules imports MLX, so it is imported when it is used.
+    if name in ("load_model", "save_model"):
+        from safetensors_mlx import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

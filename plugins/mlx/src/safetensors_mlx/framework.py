@@ -1,0 +1,201 @@
+"""`MlxFramework`: arrays of MLX, in memory that its CPU and GPU share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from safetensors_core import (
+    ByteSource,
+    Dtype,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    UnsupportedDtypeError,
+    collector,
+)
+from safetensors_mlx.devices import find_device
+from safetensors_mlx.reading import LARGE, read_large
+from safetensors_numpy.framework import NumpyFramework
+from safetensors_numpy.host import HostFramework
+
+__all__ = ["MlxFramework"]
+
+Array = npt.NDArray[Any]
+
+_DTYPES: dict[Dtype, mx.Dtype] = {
+    Dtype.BOOL: mx.bool_,
+    Dtype.U8: mx.uint8,
+    Dtype.I8: mx.int8,
+    Dtype.I16: mx.int16,
+    Dtype.U16: mx.uint16,
+    Dtype.F16: mx.float16,
+    Dtype.BF16: mx.bfloat16,
+    Dtype.I32: mx.int32,
+    Dtype.U32: mx.uint32,
+    Dtype.F32: mx.float32,
+    Dtype.C64: mx.complex64,
+    Dtype.F64: mx.float64,
+    Dtype.I64: mx.int64,
+    Dtype.U64: mx.uint64,
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_REMEDIES = {
+    Dtype.F8_E4M3: "MLX computes with it as uint8 and mlx.core.from_fp8(): load the tensor with "
+    "framework='numpy', and make mlx.core.array(tensor.view('u1'))"
+}
+_NUMPY = NumpyFramework()
+_FOREIGN = {"bfloat16", "Zf"}  # formats of buffers that Python cannot cast to bytes
+_DOUBLE = np.dtype("<f8")
+_LONGEST = 2**31 - 1  # MLX's shapes are of signed 32-bit numbers
+_MOST_DIMENSIONS = 64  # NumPy's limit, also where NumPy is not asked
+
+
+class MlxFramework(HostFramework):
+    """MLX arrays.
+
+    MLX takes no memory of others, so every array is a copy and owns its memory; the buffer is
+    free as soon as it was read. Arrays are evaluated when they are returned, because MLX
+    evaluates an array only in the thread that made it. On save, evaluated arrays are aliased.
+    Types of less than 8 bits and 8-bit floats do not exist in MLX.
+
+    Example:
+        >>> MlxFramework().describe(mx.zeros((2, 3), dtype=mx.bfloat16))
+        TensorSpec(dtype=<Dtype.BF16: 'BF16'>, shape=(2, 3))
+    """
+
+    name: ClassVar[str] = "mlx"
+    native_package: ClassVar[str] = "mlx"
+    dtypes: Mapping[Dtype, mx.Dtype] = _DTYPES
+
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is an MLX array, evaluated or not."""
+        return isinstance(obj, mx.array)
+
+    def describe(self, tensor: mx.array) -> TensorSpec:
+        """Dtype and shape of an array in the file; does not evaluate it."""
+        code = _CODES.get(tensor.dtype)
+        if code is None:
+            raise UnsupportedDtypeError(
+                tensor.dtype, "the safetensors format", remedy="Convert the array with astype()"
+            )
+        return TensorSpec(code, tensor.shape)
+
+    def find_device(self, device: Any) -> mx.Device:
+        """A device of MLX that can be used here."""
+        return find_device(device)
+
+    def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
+        """Refuse what MLX lacks, and say what to do where there is a way."""
+        for name, info in infos.items():
+            if info.dtype not in _DTYPES:
+                remedy = _REMEDIES.get(info.dtype, "")
+                raise UnsupportedDtypeError(info.dtype, "mlx", tensor=name, remedy=remedy)
+
+    def check_saveable(self, tensors: Mapping[str, mx.array]) -> None:
+        """Evaluate all arrays at once, and refuse those that cannot be evaluated here."""
+        try:
+            mx.eval(*tensors.values())
+        except (RuntimeError, ValueError) as error:
+            name = next((name for name, tensor in tensors.items() if not _evaluates(tensor)), None)
+            raise _not_evaluated(error, name) from error
+
+    def to_array(self, tensor: mx.array) -> Array:
+        """An array on the host; aliases the tensor's memory where NumPy has its type."""
+        code = _CODES[tensor.dtype]
+        flat = np.frombuffer(self.to_buffer(tensor), np.uint8)
+        array: Array = flat.view(_NUMPY.dtypes[code]).reshape(tensor.shape)
+        return array
+
+    def to_buffer(self, tensor: mx.array) -> memoryview:
+        """The bytes of an array; aliases one that is contiguous."""
+        if not tensor.size:
+            return memoryview(b"")
+        # Another array over the same memory: an assignment to the caller's, which would replace
+        # or reuse that memory, leaves this one and the buffer as they are.
+        alias: Any = tensor.__copy__()
+        try:
+            view = memoryview(alias)
+            if not view.c_contiguous:
+                # On the CPU, because a GPU has no float64.
+                alias = mx.contiguous(alias, stream=mx.cpu)
+                view = memoryview(alias)
+        except (RuntimeError, ValueError) as error:
+            raise _not_evaluated(error) from error
+        if view.format in _FOREIGN:
+            return np.frombuffer(alias, np.uint8).data
+        return view
+
+    def from_array(self, array: Array, device: Any) -> mx.array:
+        """A copy of an array; memory is shared by all devices, so each of them can use it."""
+        # Without being told, MLX makes 32 bits of 64.
+        return mx.array(array, dtype=mx.float64) if array.dtype == _DOUBLE else mx.array(array)
+
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, mx.array]:
+        """Arrays from a source; large ones are read into MLX's memory without a detour."""
+        find_device(device)
+        self.check_dtypes(infos)
+        large = {name: info for name, info in infos.items() if info.nbytes >= LARGE}
+        for name, info in large.items():
+            _check_shape(name, info.shape)
+        small = {n: i for n, i in infos.items() if n not in large} if large else infos
+        buffer, placed = source.fetch(small)
+        with collector.paused():
+            loaded = self.from_buffers(buffer, placed, device)
+        if not large:
+            return loaded
+        del buffer
+        loaded.update(read_large(source, large))
+        return {name: loaded[name] for name in infos}
+
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, mx.array]:
+        """Copies of the parts of a buffer."""
+        find_device(device)
+        tensors: dict[str, Any] = _NUMPY.from_buffers(buffer, infos, None)
+        make, double, name = mx.array, mx.float64, ""
+        try:
+            for name, array in tensors.items():
+                if array.dtype == _DOUBLE:
+                    tensors[name] = make(array, dtype=double)
+                else:
+                    tensors[name] = make(array)
+        except OverflowError as error:
+            raise _no_such_shape(name, infos[name].shape) from error
+        return tensors
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > _LONGEST:
+        raise _no_such_shape(name, shape)
+
+
+def _no_such_shape(name: str, shape: tuple[int, ...]) -> InvalidInputError:
+    return InvalidInputError(
+        f"tensor {name!r}: no MLX array can have its shape {list(shape)}: its dimensions are "
+        f"at most {_LONGEST:,} long, and here at most {_MOST_DIMENSIONS} of them"
+    )
+
+
+def _evaluates(tensor: mx.array) -> bool:
+    try:
+        mx.eval(tensor)
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _not_evaluated(error: Exception, name: str | None = None) -> InvalidInputError:
+    where = "" if name is None else f"tensor {name!r}: "
+    return InvalidInputError(
+        f"{where}the array cannot be evaluated here ({error}). MLX evaluates an array only in the "
+        "thread that computed it, and not while a function is transformed: call mlx.core.eval() "
+        "there, before it is saved"
+    )
