@@ -14,14 +14,27 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 # The names by which examples know a framework: what they import, and the plugin they need.
-FRAMEWORKS = {"np": ("numpy", "safetensors_numpy"), "torch": ("torch", "safetensors_torch")}
+FRAMEWORKS = {
+    "np": ("numpy", "safetensors_numpy"),
+    "torch": ("torch", "safetensors_torch"),
+    "jax": ("jax", "safetensors_jax"),
+    "jnp": ("jax.numpy", "safetensors_jax"),
+    "tf": ("tensorflow", "safetensors_tensorflow"),
+    "paddle": ("paddle", "safetensors_paddle"),
+    "mx": ("mlx.core", "safetensors_mlx"),
+}
+
+# TensorFlow loaded before Paddle ends the process; the other order works.
+if importlib.util.find_spec("paddle") and importlib.util.find_spec("tensorflow"):
+    importlib.import_module("paddle")
 
 
 @pytest.fixture(autouse=True)
 def _example_environment(request: pytest.FixtureRequest) -> None:
     """Run an example in an empty folder, and give it the names that it uses but does not make.
 
-    `tmp_path` is that folder, `np` is NumPy and `torch` PyTorch. `model_path` is a file of two
+    `tmp_path` is that folder; `np`, `torch`, `jax`, `jnp`, `tf`, `paddle` and `mx` are the
+    frameworks as their users import them. `model_path` is a file of two
     tensors, `weight` with the numbers 0 to 5 and `bias` with zeros, as NumPy would save them.
     """
     if not isinstance(request.node, pytest.DoctestItem):
