@@ -12,6 +12,9 @@ from safetensors_core import InvalidInputError
 
 __all__ = ["Target", "find_target"]
 
+# Its options are attributes that its type does not list.
+_CONFIG: Any = jax.config
+
 _NAME = re.compile(r"([A-Za-z_]+)(?::([0-9]+))?")
 
 
@@ -89,7 +92,7 @@ def _single(device: jax.Device, *, committed: bool) -> Target:
 
 
 def _default_device() -> jax.Device:
-    chosen = jax.config.jax_default_device
+    chosen = _CONFIG.jax_default_device
     if chosen is None or isinstance(chosen, str):  # the name of a platform
         return jax.local_devices(backend=chosen)[0]
     device: jax.Device = chosen

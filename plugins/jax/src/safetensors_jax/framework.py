@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,7 @@ class JaxFramework(HostFramework):
             )
         code = _CODES.get(tensor.dtype)
         if code is None:
-            if jax.dtypes.issubdtype(tensor.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
                 raise InvalidInputError(
                     f"a random key ({tensor.dtype}) is no array of numbers: save "
                     "jax.random.key_data(key), and make it a key again with "
@@ -116,6 +117,8 @@ class JaxFramework(HostFramework):
 
     def to_array(self, tensor: jax.Array) -> Array:
         """An array on the host; aliases one that lies in the CPU's memory."""
+        if len(tensor.devices()) == 1:
+            return _on_host(tensor)
         if tensor.is_fully_replicated:
             return _on_host(tensor.addressable_data(0))
         gathered = np.empty(tensor.shape, tensor.dtype)
@@ -149,8 +152,9 @@ class JaxFramework(HostFramework):
         # JAX takes arrays for constant: memory that the user can write to is not lent to it.
         owns = isinstance(source, MemorySource)
         loaded: dict[str, jax.Array] = {}
-        with _exactly(infos):
-            whole = {}
+        wide = _wide(infos)
+        with exact(bool(wide)):
+            whole: dict[str, TensorInfo] = {}
             for target, group in assigned:
                 if target.sharding.is_fully_replicated:
                     whole.update(group)
@@ -164,6 +168,7 @@ class JaxFramework(HostFramework):
                     if target.sharding.is_fully_replicated:
                         own = {name: placed[name] for name in group}
                         loaded.update(_over_buffer(buffer, own, target))
+        warn_of_wide(wide)
         return loaded if len(assigned) == 1 else {name: loaded[name] for name in infos}
 
     def from_buffers(
@@ -171,9 +176,11 @@ class JaxFramework(HostFramework):
     ) -> dict[str, jax.Array]:
         """Arrays over a buffer, or copied from it where they do not begin at 64 bytes."""
         made: dict[str, jax.Array] = {}
-        with _exactly(infos):
+        wide = _wide(infos)
+        with exact(bool(wide)):
             for target, group in self._assign(infos, device):
                 made.update(_over_buffer(buffer, group, target))
+        warn_of_wide(wide)
         return {name: made[name] for name in infos}
 
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> jax.Array:
@@ -205,13 +212,8 @@ class JaxFramework(HostFramework):
         return assigned
 
 
-@contextlib.contextmanager
-def _exactly(infos: Mapping[str, TensorInfo]) -> Iterator[None]:
-    """Load 64-bit tensors as they are, and say afterwards which they were."""
-    wide = [name for name, info in infos.items() if info.dtype in WIDE]
-    with exact(bool(wide)):
-        yield
-    warn_of_wide(wide)
+def _wide(infos: Mapping[str, TensorInfo]) -> list[str]:
+    return [name for name, info in infos.items() if info.dtype in WIDE]
 
 
 def _over_buffer(
@@ -234,7 +236,8 @@ def _over_buffer(
 
 
 def _on_cpu(target: Target) -> bool:
-    return all(device.platform == "cpu" for device in target.sharding.addressable_devices)
+    devices: set[Any] = target.sharding.addressable_devices
+    return all(device.platform == "cpu" for device in devices)
 
 
 def _on_host(array: jax.Array) -> Array:

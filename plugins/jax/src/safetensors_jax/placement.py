@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 import warnings
@@ -28,8 +29,12 @@ ALIGNMENT = 64
 #: Types that JAX computes with only where it is told to.
 WIDE = frozenset({Dtype.I64, Dtype.U64, Dtype.F64})
 
+# Its options are attributes that its type does not list.
+_CONFIG: Any = jax.config
+
 _JOB = 4 * 1024 * 1024  # bytes that one thread copies at a time
 _PARALLEL = 4 * _JOB  # below this, starting threads costs more than it saves
+_INTERNALS = "jax._src.lib"
 _PACKAGES = ("safetensors_jax", "safetensors_core", "safetensors_numpy")
 
 
@@ -46,7 +51,7 @@ def exact(needed: bool) -> Iterator[None]:
         >>> array
         Array(9007199254740993, dtype=int64)
     """
-    if not needed or jax.config.jax_enable_x64:
+    if not needed or _CONFIG.jax_enable_x64:
         yield
         return
     with jax.enable_x64(True):
@@ -69,7 +74,7 @@ def warn_of_wide(names: Sequence[str], what: str = "") -> None:
         these tensors have 64 bits: 'step'. They are loaded exactly, but JAX computes with them
         in 32 bits unless jax_enable_x64 is on: jax.config.update("jax_enable_x64", True)
     """
-    if not (names or what) or jax.config.jax_enable_x64:
+    if not (names or what) or _CONFIG.jax_enable_x64:
         return
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     listed = ", ".join(map(repr, names[:10])) + more
@@ -137,16 +142,20 @@ def _placer(target: Target) -> Callable[[Array], jax.Array]:
 
 def _put_sharded(sharding: jax.sharding.Sharding, array: Array) -> jax.Array:
     # Not device_put: with several processes it would compare the values of all of them.
-    return jax.make_array_from_callback(
+    placed: jax.Array = jax.make_array_from_callback(
         array.shape, sharding, lambda index: array[index], dtype=array.dtype
     )
+    return placed
 
 
 def _put_slowly(device: jax.Device, committed: bool, array: Array) -> jax.Array:
+    placed: jax.Array
     if committed:
-        return jax.device_put(array, device)
+        placed = jax.device_put(array, device)
+        return placed
     with jax.default_device(device):
-        return jax.device_put(array)
+        placed = jax.device_put(array)
+    return placed
 
 
 @functools.cache
@@ -157,9 +166,7 @@ def _fast_put() -> Callable[[jax.Device, bool], Callable[[Array], jax.Array]] | 
     tensors loads in a quarter of the time. It is not a public name, so it is tried out first.
     """
     try:
-        from jax._src.lib import xla_client
-
-        batched_device_put = xla_client.batched_device_put
+        batched_device_put = importlib.import_module(_INTERNALS).xla_client.batched_device_put
         shaped = jax.core.ShapedArray
 
         def bind(device: jax.Device, committed: bool) -> Callable[[Array], jax.Array]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from safetensors_core import (
     MAX_HEADER,
@@ -212,7 +213,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_key(value: Any) -> bool:
-    return _is_array(value) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return _is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -261,7 +262,8 @@ def _as_key(data: jax.Array, like: Any) -> jax.Array:
         return key
 
     jax.eval_shape(note, like)
-    return jax.random.wrap_key_data(data, impl=kinds[0])
+    key: jax.Array = jax.random.wrap_key_data(data, impl=kinds[0])
+    return key
 
 
 def _check_separator(separator: Any) -> None:

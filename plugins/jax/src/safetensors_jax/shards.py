@@ -47,6 +47,8 @@ def check_sharding(name: str, shape: tuple[int, ...], sharding: jax.sharding.Sha
         safetensors_core.errors.InvalidInputError: tensor 'b' of shape [3] cannot be sharded: ...
     """
     try:
+        checked: Any = sharding  # the base class does not list the method that all have
+        checked.check_compatible_aval(shape)
         sharding.shard_shape(shape)
     except (IndexError, TypeError, ValueError) as error:
         cause = " ".join(str(error).split())
@@ -101,7 +103,8 @@ def _read_boxes(source: ByteSource, info: TensorInfo, boxes: set[Box]) -> dict[B
     if not boxes or all(_run(box, info.shape)[1] == _volume(box) for box in boxes):
         return {box: _read_box(source, info, box) for box in boxes}
     # Runs of several boxes alternate in the file: where they fill it, they are read together.
-    hull = tuple((min(b for b, _ in axis), max(e for _, e in axis)) for axis in zip(*boxes))
+    axes = zip(*boxes, strict=True)
+    hull = tuple((min(b for b, _ in axis), max(e for _, e in axis)) for axis in axes)
     if _volume(hull) > sum(map(_volume, boxes)):
         return {box: _read_box(source, info, box) for box in boxes}
     whole = _read_box(source, info, hull)
