@@ -279,7 +279,8 @@ def _kind(item: Any) -> str:
     kind = getattr(dtype, "kind", None)
     if isinstance(kind, str):
         return kind
-    name = str(getattr(dtype, "name", None) or dtype).rpartition(".")[2]
+    # Paddle writes them in capitals.
+    name = str(getattr(dtype, "name", None) or dtype).rpartition(".")[2].lower()
     return name[0] if name.startswith(("bool", "int", "uint")) else ""
 
 
