@@ -71,8 +71,7 @@ def bits_of(tensor: Any) -> bytes:
     """The bytes of every element in logical order, which tell apart what ``==`` does not."""
     if 0 in tensor.shape:
         return b""
-    flat = tensor.detach().contiguous().reshape([-1])
-    return bytes(flat.view("uint8").numpy().tobytes())
+    return bytes(tensor.clone().reshape([-1]).view("uint8").numpy().tobytes())
 
 
 def assert_same(loaded: Any, code: Dtype, shape: tuple[int, ...], raw: bytes) -> None:

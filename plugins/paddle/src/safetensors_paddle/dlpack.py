@@ -164,7 +164,9 @@ def from_carrier(array: Array, code: Dtype) -> Any:
     if not array.size:
         return _empty(array.shape, code)
     carrier = _CARRIERS[code]
-    suitable = np.require(array, requirements=["C", "A", "W"]).view(carrier.dtype)
+    memory = np.require(array, requirements=["C", "A", "W"]).reshape(-1).view(carrier.dtype)
+    # NumPy does not care about the strides of axes with one element; Paddle does.
+    suitable: Array = np.ndarray(array.shape, carrier.dtype, memory)
     try:
         [tensor] = _as_tensors([_import(suitable.__dlpack__())])
     except RuntimeError as error:

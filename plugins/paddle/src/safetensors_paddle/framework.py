@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _ARRAY_TYPES = {code: NumpyFramework.dtypes[code] for code in DTYPES}
+_NUMPY = NumpyFramework()
 _CODES_OF_ARRAYS = {dtype: code for code, dtype in _ARRAY_TYPES.items()}
 
 # The last two are made in static graph mode: descriptions of tensors, with no data. They come
@@ -63,7 +64,7 @@ class PaddleFramework(HostFramework):
         if code is None:
             # Some of Paddle's types print as another one: the name is right.
             raise UnsupportedDtypeError(
-                getattr(dtype, "name", dtype),
+                dtype.name.lower(),
                 "what safetensors-paddle saves",
                 remedy="Convert the tensor with astype(), or a complex one with paddle.as_real()",
             )
@@ -75,25 +76,24 @@ class PaddleFramework(HostFramework):
 
     def to_buffer(self, tensor: Any) -> memoryview:
         """The bytes of a tensor; aliases one that is contiguous on the CPU."""
-        host = tensor
-        if not host.place.is_cpu_place():
-            host = host.detach().cpu()
+        host = tensor if tensor.place.is_cpu_place() else tensor.cpu()
         if not host.is_contiguous():
-            host = host.detach().contiguous()
-        # The attribute keeps the tensor alive as long as its memory is in use. Paddle's own way
-        # to an array copies.
-        size = math.prod(host.shape) * host.element_size()
-        memory = (ctypes.c_char * size).from_address(host.data_ptr())
-        memory.owner = host
-        return memoryview(memory).cast("B")
+            # Not by `contiguous()`: it gives the tensor itself new memory, so that a view would no
+            # longer be one.
+            return _NUMPY.to_buffer(self.to_array(host))
+        return _memory(host, math.prod(host.shape) * host.element_size())
 
     def to_array(self, tensor: Any) -> Array:
         """A tensor as an array over its memory, of NumPy's or `ml_dtypes`' type."""
-        code = _CODES[tensor.dtype]
-        if 0 in tensor.shape:
-            return np.empty(tensor.shape, _ARRAY_TYPES[code])
-        flat: Array = np.frombuffer(self.to_buffer(tensor), _ARRAY_TYPES[code])
-        return flat.reshape(tuple(tensor.shape))
+        dtype, shape = _ARRAY_TYPES[_CODES[tensor.dtype]], tuple(tensor.shape)
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        host = tensor if tensor.place.is_cpu_place() else tensor.cpu()
+        steps = [step * dtype.itemsize for step in host.strides]
+        last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+        memory = _memory(host, last + dtype.itemsize)
+        array: Array = np.ndarray(shape, dtype, memory, strides=steps)
+        return array
 
     def from_array(self, array: Array, device: Any) -> Any:
         """A tensor of an array; aliases one that is contiguous on the CPU."""
@@ -117,6 +117,14 @@ class PaddleFramework(HostFramework):
         if not isinstance(tensor, paddle.Tensor) or not tensor._is_initialized():
             return None
         return (str(tensor.place), tensor.data_ptr() - tensor.offset)
+
+
+def _memory(tensor: Any, nbytes: int) -> memoryview:
+    """The first bytes of a tensor on the CPU, which live as long as the result."""
+    # Paddle's own way to an array, numpy(), copies.
+    memory = (ctypes.c_char * nbytes).from_address(tensor.data_ptr())
+    memory.owner = tensor  # type: ignore[attr-defined]
+    return memoryview(memory).cast("B")
 
 
 def _check_saveable(tensor: Any) -> None:
