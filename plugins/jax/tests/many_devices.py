@@ -5,6 +5,7 @@ The number of devices must be set before JAX begins to work, so no test can chan
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -28,20 +29,25 @@ from safetensors_core import InvalidInputError, safe_open
 from safetensors_core.sources import FileSource, Segment
 from safetensors_jax import load, load_file, load_pytree, save, save_file, save_pytree, shards
 
-LINE = Mesh(np.array(jax.devices()), ("x",))
-GRID = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
 W = np.arange(16 * 24, dtype=np.float32).reshape(16, 24)
-SPECS = {
-    "rows": NamedSharding(LINE, P("x")),
-    "columns": NamedSharding(LINE, P(None, "x")),
-    "replicated": NamedSharding(LINE, P()),
-    "both": NamedSharding(GRID, P("a", "b")),
-    "swapped": NamedSharding(GRID, P("b", "a")),
-    "rows over both": NamedSharding(GRID, P(("a", "b"))),
-    "rows, each on four": NamedSharding(GRID, P("a")),
-    "columns, each on two": NamedSharding(GRID, P(None, "b")),
-    "one device": jax.sharding.SingleDeviceSharding(jax.devices()[5]),
-}
+
+
+@functools.cache
+def specs() -> dict[str, jax.sharding.Sharding]:
+    """Shardings over eight devices that suit `W`; not made where this is only imported."""
+    line = Mesh(np.array(jax.devices()), ("x",))
+    grid = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+    return {
+        "rows": NamedSharding(line, P("x")),
+        "columns": NamedSharding(line, P(None, "x")),
+        "replicated": NamedSharding(line, P()),
+        "both": NamedSharding(grid, P("a", "b")),
+        "swapped": NamedSharding(grid, P("b", "a")),
+        "rows over both": NamedSharding(grid, P(("a", "b"))),
+        "rows, each on four": NamedSharding(grid, P("a")),
+        "columns, each on two": NamedSharding(grid, P(None, "b")),
+        "one device": jax.sharding.SingleDeviceSharding(jax.devices()[5]),
+    }
 
 
 class Spy:
@@ -79,7 +85,7 @@ def same(array: jax.Array, expected: np.ndarray[Any, Any], sharding: Any) -> Non
 
 def all_shardings_give_the_same_values(folder: Path) -> None:
     path = written(folder, {"w": W, "b": np.arange(8, dtype=np.int16)})
-    for sharding in SPECS.values():
+    for sharding in specs().values():
         for backend in ("mmap", "pread"):
             same(load_file(path, {"w": sharding}, backend=backend)["w"], W, sharding)
             with safe_open(path, "jax", {"w": sharding}, backend=backend) as file:
@@ -98,7 +104,7 @@ def all_types_are_sharded_bit_for_bit(folder: Path) -> None:
         raw = rng.integers(0, 256, 16 * 24 * np.dtype(dtype).itemsize, dtype=np.uint8)
         tensors[f"{i}"] = (raw & masks.get(dtype, 255)).view(dtype).reshape(16, 24)
     path = written(folder, tensors)
-    for sharding in SPECS.values():
+    for sharding in specs().values():
         for backend in ("mmap", "pread"):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -113,7 +119,7 @@ def all_types_are_sharded_bit_for_bit(folder: Path) -> None:
 def every_byte_is_read_once(folder: Path) -> None:
     path = written(folder, {"w": W})
     start = safetensors_core.read_header(path).data_start
-    for name, sharding in SPECS.items():
+    for name, sharding in specs().items():
         spy = Spy(path)
         with spy:
             load_file(path, sharding, backend="pread")
@@ -158,7 +164,7 @@ def shards_of_a_mapped_file_borrow_its_memory(folder: Path) -> None:
     if not Path("/proc/self/maps").exists():
         return  # only Linux lists its maps
     path = written(folder, {"w": np.arange(8 * 64, dtype=np.float32).reshape(8, 64)})
-    array = load_file(path, SPECS["rows"], backend="mmap")["w"]
+    array = load_file(path, specs()["rows"], backend="mmap")["w"]
     lines = Path("/proc/self/maps").read_text().splitlines()
     [bounds] = [line.split()[0].split("-") for line in lines if str(path) in line]
     start = int(bounds[0], 16) + safetensors_core.read_header(path).data_start
@@ -168,14 +174,14 @@ def shards_of_a_mapped_file_borrow_its_memory(folder: Path) -> None:
 
 def what_does_not_divide_is_refused_by_name_before_it_is_read(folder: Path) -> None:
     path = written(folder, {"fits": W, "odd": np.zeros((9, 2), np.float32)})
-    for sharding in (SPECS["rows"], SPECS["columns"], SPECS["both"]):
+    for sharding in (specs()["rows"], specs()["columns"], specs()["both"]):
         spy = Spy(path)
         message = r"'odd' of shape \[9, 2\] cannot be sharded"
         with spy, pytest.raises(InvalidInputError, match=message):
             load_file(path, sharding, backend="pread")
         assert not spy.counts.any()
     with (
-        safe_open(path, "jax", SPECS["rows"]) as file,
+        safe_open(path, "jax", specs()["rows"]) as file,
         pytest.raises(InvalidInputError, match="cannot be sharded"),
     ):
         file.get_slice("odd")[:3]
@@ -184,13 +190,13 @@ def what_does_not_divide_is_refused_by_name_before_it_is_read(folder: Path) -> N
 def slices_are_sharded(folder: Path) -> None:
     path = written(folder, {"w": W})
     for backend in ("mmap", "pread"):
-        with safe_open(path, "jax", SPECS["rows"], backend=backend) as file:
-            same(file.get_slice("w")[8:, ::2], W[8:, ::2], SPECS["rows"])
+        with safe_open(path, "jax", specs()["rows"], backend=backend) as file:
+            same(file.get_slice("w")[8:, ::2], W[8:, ::2], specs()["rows"])
 
 
 def sharded_arrays_are_saved_as_whole_ones(folder: Path) -> None:
     expected = safetensors_numpy.save({"w": W})
-    for sharding in SPECS.values():
+    for sharding in specs().values():
         array = jax.device_put(W, sharding)
         assert save({"w": array}) == expected
         save_file({"w": array}, folder / "saved.safetensors", fsync=False)
@@ -199,18 +205,18 @@ def sharded_arrays_are_saved_as_whole_ones(folder: Path) -> None:
 
 def arrays_without_a_device_mix_with_sharded_ones(folder: Path) -> None:
     path = written(folder, {"w": W})
-    sharded = load_file(path, SPECS["rows"])["w"]
+    sharded = load_file(path, specs()["rows"])["w"]
     for device in (None, "cpu"):
         assert np.array_equal(load_file(path, device)["w"] + sharded, W + W)
 
 
 def trees_come_back_on_the_shardings_of_the_template(folder: Path) -> None:
-    tree = {"w": jax.device_put(W, SPECS["both"]), "b": jnp.arange(8.0), "c": jnp.ones(3)}
+    tree = {"w": jax.device_put(W, specs()["both"]), "b": jnp.arange(8.0), "c": jnp.ones(3)}
     path = folder / "tree.safetensors"
     save_pytree(tree, path)
     described = {
-        "w": jax.ShapeDtypeStruct((16, 24), jnp.float32, sharding=SPECS["columns"]),
-        "b": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=SPECS["rows"]),
+        "w": jax.ShapeDtypeStruct((16, 24), jnp.float32, sharding=specs()["columns"]),
+        "b": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=specs()["rows"]),
         "c": jax.ShapeDtypeStruct((3,), jnp.float32),
     }
     start = safetensors_core.read_header(path).data_start
@@ -218,12 +224,12 @@ def trees_come_back_on_the_shardings_of_the_template(folder: Path) -> None:
     with spy:
         loaded = load_pytree(path, described, backend="pread")
     assert set(spy.counts[start:]) == {1}
-    same(loaded["w"], W, SPECS["columns"])
-    same(loaded["b"], np.arange(8, dtype=np.float32), SPECS["rows"])
+    same(loaded["w"], W, specs()["columns"])
+    same(loaded["b"], np.arange(8, dtype=np.float32), specs()["rows"])
     assert not loaded["c"].committed
-    same(load_pytree(path, tree)["w"], W, SPECS["both"])
+    same(load_pytree(path, tree)["w"], W, specs()["both"])
     same(load_pytree(path, tree, device="cpu:3")["w"], W, load_file(path, "cpu:3")["w"].sharding)
-    same(load_pytree(path, device={"w": SPECS["rows"]})["w"], W, SPECS["rows"])
+    same(load_pytree(path, device={"w": specs()["rows"]})["w"], W, specs()["rows"])
 
 
 CASES: list[Callable[[Path], None]] = [
