@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -37,6 +38,22 @@ import rich, tqdm
 command = pathlib.Path(sys.executable).with_name("safetensors-core")
 subprocess.run([command, "plugins"], check=True)
 """,
+    "jax": """
+import jax, safetensors_core, safetensors_jax
+tensors = {"w": jax.numpy.arange(6, dtype="bfloat16").reshape(2, 3)}
+safetensors_core.save_file(tensors, "model.safetensors")
+loaded = safetensors_core.load_file("model.safetensors", framework="flax")
+assert (loaded["w"] == tensors["w"]).all(), loaded
+assert (safetensors_jax.load_file("model.safetensors")["w"] == tensors["w"]).all()
+""",
+    "mlx": """
+import mlx.core as mx, safetensors_core, safetensors_mlx
+tensors = {"w": mx.arange(6).reshape(2, 3).astype(mx.bfloat16)}
+safetensors_core.save_file(tensors, "model.safetensors")
+loaded = safetensors_core.load_file("model.safetensors", framework="mlx")
+assert mx.array_equal(loaded["w"], tensors["w"]), loaded
+assert mx.array_equal(safetensors_mlx.load_file("model.safetensors")["w"], tensors["w"])
+""",
     "numpy": """
 import numpy, safetensors_core, safetensors_numpy
 arrays = {"w": numpy.arange(6, dtype=numpy.float32).reshape(2, 3)}
@@ -45,7 +62,23 @@ loaded = safetensors_core.load_file("model.safetensors", framework="numpy")
 assert numpy.array_equal(loaded["w"], arrays["w"]), loaded
 assert numpy.array_equal(safetensors_numpy.load_file("model.safetensors")["w"], arrays["w"])
 """,
+    "paddle": """
+import paddle, safetensors_core, safetensors_paddle
+tensors = {"w": paddle.arange(6, dtype="float32").reshape([2, 3]).astype("bfloat16")}
+safetensors_core.save_file(tensors, "model.safetensors")
+loaded = safetensors_core.load_file("model.safetensors", framework="paddle")
+assert paddle.equal_all(loaded["w"], tensors["w"]), loaded
+assert paddle.equal_all(safetensors_paddle.load_file("model.safetensors")["w"], tensors["w"])
+""",
     "remote": READ_A_HEADER + "\nimport fsspec\n",
+    "tensorflow": """
+import tensorflow, safetensors_core, safetensors_tensorflow
+tensors = {"w": tensorflow.constant([[1, 2, 3], [4, 5, 6]], "bfloat16")}
+safetensors_core.save_file(tensors, "model.safetensors")
+loaded = safetensors_core.load_file("model.safetensors", framework="tf")
+assert (loaded["w"].numpy() == tensors["w"].numpy()).all(), loaded
+assert (safetensors_tensorflow.load_file("model.safetensors")["w"] == loaded["w"]).numpy().all()
+""",
     "testing": READ_A_HEADER + "\nimport hypothesis, pytest\n",
     "torch": """
 import torch, safetensors_core, safetensors_torch
@@ -92,7 +125,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_extra_of_a_plugin_in_this_repository_is_installed_here() -> None:
     names = {project(folder)["name"] for folder in PACKAGES}
     extras = project(ROOT / "core")["optional-dependencies"]
-    plugins = {extra for extra, [first, *_] in extras.items() if first.split(">")[0] in names}
+    plugins = {
+        extra for extra, [first, *_] in extras.items() if re.split(r"[\[>]", first)[0] in names
+    }
     assert plugins <= PROGRAMS.keys()
 
 

@@ -38,8 +38,9 @@ def cells(framework: str) -> dict[str, str]:
     held = get_framework(framework).dtypes
     column = {}
     for dtype in _ORDER:
-        native = getattr(held.get(dtype), "name", None) or str(held.get(dtype))
-        column[dtype.value] = f"`{native.rpartition('.')[2]}`" if dtype in held else "none"
+        # torch.bool, paddle.bool, mlx.core.bool, bool of NumPy, <dtype: 'bool'> of TensorFlow
+        native = str(held.get(dtype)).strip("<>'").rpartition("'")[2].rpartition(".")[2]
+        column[dtype.value] = f"`{native}`" if dtype in held else "none"
     return column
 
 
