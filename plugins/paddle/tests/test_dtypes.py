@@ -173,7 +173,7 @@ def test_what_paddle_lacks_is_refused_with_tensor_dtype_framework_and_file(
     header = f'{{"w":{{"dtype":"{code}","shape":[8],"data_offsets":[0,{nbytes}]}}}}'
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(nbytes))
-    message = f"{path}: tensor 'w': dtype {code} has no exact equivalent in paddle"
+    message = f"{path}: tensor 'w': dtype {code} has no exact equivalent in paddle. NumPy has it"
     with pytest.raises(UnsupportedDtypeError) as caught:
         load_file(path, backend=backend)
     assert str(caught.value).startswith(message)

@@ -70,6 +70,14 @@ class PaddleFramework(HostFramework):
             )
         return TensorSpec(code, tuple(tensor.shape))
 
+    def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
+        """Refuse what Paddle cannot represent, and say how to load it nevertheless."""
+        try:
+            super().check_dtypes(infos)
+        except UnsupportedDtypeError as error:
+            error.remedy = 'NumPy has it: load it with framework="numpy" and convert it'
+            raise
+
     def find_device(self, device: Any) -> Any:
         """Paddle's place for a device."""
         return find_place(device)
