@@ -1,0 +1,166 @@
+"""safetensors files for TensorFlow and Keras.
+
+The functions take and return tensors; `safetensors_core` has the same ones for any framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import safetensors_core
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from typing_extensions import Buffer
+
+    from safetensors_core.reader import Backend
+    from safetensors_tensorflow.models import load_model, save_model
+
+__all__ = [
+    "load",
+    "load_file",
+    "load_model",
+    "save",
+    "save_file",
+    "save_model",
+]
+
+__version__ = "0.1.0"
+
+
+def save(
+    tensors: Mapping[str, tf.Tensor | tf.Variable],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save tensors to bytes.
+
+    Args:
+        tensors: Dense tensors and variables by name, on any device. Not changed.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or a tensor cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+
+    Example:
+        >>> len(save({"w": tf.zeros(4)}))
+        80
+    """
+    return safetensors_core.save(tensors, metadata, alignment=alignment)
+
+
+def save_file(
+    tensors: Mapping[str, tf.Tensor | tf.Variable],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+    fsync: bool = True,
+) -> None:
+    """Save tensors to a file, whole or not at all.
+
+    Args:
+        tensors: Dense tensors and variables by name, on any device; those that are not on the
+            CPU are copied there one at a time. Not changed.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+            At 64, tensors whose sizes are multiples of 64 bytes load without a copy.
+        fsync: Whether to wait until the file is on disk.
+
+    Raises:
+        InvalidInputError: A name, a metadata value or a tensor cannot be saved.
+        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        OSError: The file system refuses, with `errno` and `filename`.
+
+    Example:
+        >>> save_file({"w": tf.zeros((2, 3))}, tmp_path / "model.safetensors")
+    """
+    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+
+
+def load(
+    data: Buffer,
+    device: Any = "cpu",
+    *,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, tf.Tensor]:
+    """Load the tensors of a file that is in memory.
+
+    Args:
+        data: The bytes of a file.
+        device: Where the tensors shall live: ``"cpu"``, ``"/GPU:0"``, a
+            `tf.config.LogicalDevice`, or None for TensorFlow's own default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Tensors by name. On the CPU they borrow `data` where it is writable and they begin at a
+        multiple of 64 bytes in memory; others are copies.
+
+    Raises:
+        HeaderError: The bytes are not a valid safetensors file.
+        InvalidInputError: There is no such device.
+        UnsupportedDtypeError: TensorFlow cannot represent a tensor exactly.
+
+    Example:
+        >>> load(save({"w": tf.ones(2)}))["w"].numpy()
+        array([1., 1.], dtype=float32)
+    """
+    return safetensors_core.load(data, "tensorflow", device, max_header=max_header)
+
+
+def load_file(
+    filename: str | os.PathLike[str],
+    device: Any = "cpu",
+    *,
+    backend: Backend = "auto",
+    keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    max_header: int = safetensors_core.MAX_HEADER,
+) -> dict[str, tf.Tensor]:
+    """Load the tensors of a file.
+
+    Args:
+        filename: Path of the file.
+        device: Where the tensors shall live: ``"cpu"``, ``"/GPU:0"``, a
+            `tf.config.LogicalDevice`, or None for TensorFlow's own default.
+        backend: ``"mmap"`` (tensors on the CPU that lie at a multiple of 64 bytes borrow the
+            map; others are copied), ``"pread"`` (tensors own their memory), or ``"auto"``.
+        keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
+            function of the name. All by default.
+        max_header: Longest header to accept, in bytes.
+
+    Returns:
+        Tensors by name, in the order of the file.
+
+    Raises:
+        HeaderError: The file is not a valid safetensors file.
+        InvalidInputError: There is no such device.
+        TensorNotFoundError: A name or prefix in `keys` matches nothing.
+        UnsupportedDtypeError: TensorFlow cannot represent a tensor exactly.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> save_file({"w": tf.ones(2)}, tmp_path / "model.safetensors")
+        >>> load_file(tmp_path / "model.safetensors")["w"].numpy()
+        array([1., 1.], dtype=float32)
+    """
+    return safetensors_core.load_file(
+        filename, "tensorflow", device, backend=backend, keys=keys, max_header=max_header
+    )
+
+
+def __getattr__(name: str) -> object:
+    # What works on models imports Keras, so it is imported when it is used.
+    if name in ("load_model", "save_model"):
+        from safetensors_tensorflow import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,215 @@
+"""`TensorflowFramework`: tensors and variables of TensorFlow on any of its devices."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from safetensors_core import (
+    ByteSource,
+    Dtype,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    UnsupportedDtypeError,
+    collector,
+)
+from safetensors_numpy.framework import NumpyFramework
+from safetensors_numpy.host import HostFramework
+from safetensors_tensorflow.alignment import ALIGNMENT, align
+from safetensors_tensorflow.devices import HOST, as_device
+
+__all__ = ["TensorflowFramework"]
+
+Array = npt.NDArray[Any]
+
+_DTYPES: dict[Dtype, tf.DType] = {
+    Dtype.BOOL: tf.bool,
+    Dtype.F4: tf.dtypes.experimental.float4_e2m1fn,
+    Dtype.U8: tf.uint8,
+    Dtype.I8: tf.int8,
+    Dtype.F8_E5M2: tf.dtypes.experimental.float8_e5m2,
+    Dtype.F8_E4M3: tf.dtypes.experimental.float8_e4m3fn,
+    Dtype.F8_E4M3FNUZ: tf.dtypes.experimental.float8_e4m3fnuz,
+    Dtype.F8_E5M2FNUZ: tf.dtypes.experimental.float8_e5m2fnuz,
+    Dtype.I16: tf.int16,
+    Dtype.U16: tf.uint16,
+    Dtype.F16: tf.float16,
+    Dtype.BF16: tf.bfloat16,
+    Dtype.I32: tf.int32,
+    Dtype.U32: tf.uint32,
+    Dtype.F32: tf.float32,
+    Dtype.C64: tf.complex64,
+    Dtype.F64: tf.float64,
+    Dtype.I64: tf.int64,
+    Dtype.U64: tf.uint64,
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_REMEDIES = {
+    tf.string: "Encode the texts as numbers with tf.io.decode_raw(), or keep them in the metadata",
+    tf.complex128: "Save tf.math.real() and tf.math.imag() of it as two tensors",
+    tf.qint8: "Save tf.bitcast(tensor, tf.int8) and the range as tensors",
+    tf.quint8: "Save tf.bitcast(tensor, tf.uint8) and the range as tensors",
+    tf.qint16: "Save tf.bitcast(tensor, tf.int16) and the range as tensors",
+    tf.quint16: "Save tf.bitcast(tensor, tf.uint16) and the range as tensors",
+    tf.qint32: "Save tf.bitcast(tensor, tf.int32) and the range as tensors",
+    tf.resource: "Save what it refers to",
+    tf.variant: "Save what it holds tensor by tensor",
+}
+
+_SMALL = 4096  # mean size in bytes below which tensors are copied where they must be aligned
+_NUMPY = NumpyFramework()
+_Eager: Any = type(tf.constant(0))
+_KINDS = (tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
+_OTHER_KINDS = {
+    tf.RaggedTensor: "save its flat_values and its nested_row_splits as tensors of their own",
+    tf.SparseTensor: "save its indices, values and dense_shape as tensors of their own, or "
+    "convert it with tf.sparse.to_dense()",
+    tf.IndexedSlices: "save its indices and values as tensors of their own, or convert it with "
+    "tf.convert_to_tensor()",
+}
+
+
+class TensorflowFramework(HostFramework):
+    """TensorFlow tensors; variables, and those of Keras, are saved as the tensors they hold.
+
+    Tensors on the CPU alias the buffer that they come from where they begin at a multiple of 64
+    bytes; others are copies, as on any other device. F6 and F8_E8M0 do not exist in TensorFlow.
+
+    Example:
+        >>> TensorflowFramework().describe(tf.zeros((2, 3), tf.bfloat16))
+        TensorSpec(dtype=<Dtype.BF16: 'BF16'>, shape=(2, 3))
+    """
+
+    name: ClassVar[str] = "tensorflow"
+    native_package: ClassVar[str] = "tensorflow"
+    dtypes: Mapping[Dtype, tf.DType] = _DTYPES
+    alignment: ClassVar[int] = ALIGNMENT
+
+    def is_tensor(self, obj: object) -> bool:
+        """Whether an object is a tensor or a variable, of Keras too; sparse and ragged ones too."""
+        return isinstance(obj, _KINDS) or _is_keras_variable(obj)
+
+    def describe(self, tensor: Any) -> TensorSpec:
+        """Dtype and shape of a tensor in the file."""
+        if type(tensor) is not _Eager:
+            tensor = _saveable(tensor)
+        code = _CODES.get(tensor.dtype)
+        if code is None:
+            raise UnsupportedDtypeError(
+                tensor.dtype.name,
+                "the safetensors format",
+                remedy=_REMEDIES.get(tensor.dtype, "Convert the tensor with tf.cast()"),
+            )
+        if "CUSTOM" in tensor.device:
+            _check_whole(tensor)
+        return TensorSpec(code, tuple(tensor.shape.as_list()))
+
+    def find_device(self, device: Any) -> str:
+        """The name of a device, in a program that executes eagerly."""
+        if not tf.executing_eagerly():
+            _check_eager()
+        return as_device(device)
+
+    def to_array(self, tensor: Any) -> Array:
+        """A tensor as an array, which aliases it on the CPU."""
+        if type(tensor) is not _Eager:
+            tensor = _value(_saveable(tensor))
+        try:
+            if not tensor.ndim:
+                # Without dimensions, some types give a bare number, which is no array.
+                return np.asarray(tf.reshape(tensor, (1,))).reshape(())
+            return np.asarray(tensor)
+        except tf.errors.OpError as error:
+            raise InvalidInputError(
+                f"a tensor on {tensor.device} cannot be copied to the host: {error.message}"
+            ) from error
+
+    def from_array(self, array: Array, device: str) -> tf.Tensor:
+        """An array as a tensor, which aliases it on the CPU if it is contiguous and aligned."""
+        # What tf.constant() does last, without its copy of the array.
+        return _Eager(array, device=device, dtype=None)
+
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, tf.Tensor]:
+        """Tensors from a source; a device that cannot be used is refused before it is read."""
+        target = self.find_device(device)
+        self.check_dtypes(infos)
+        nbytes = sum(info.nbytes for info in infos.values())
+        # Aligning thousands of small tensors, each read for itself, takes longer than a copy.
+        alignment = ALIGNMENT if nbytes >= _SMALL * len(infos) else 1
+        buffer, placed = source.fetch(infos, alignment)
+        with collector.paused():
+            return self.from_buffers(buffer, placed, target)
+
+    def from_buffers(
+        self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, tf.Tensor]:
+        """Tensors over a buffer, or copies where TensorFlow cannot use the memory as it lies."""
+        target = self.find_device(device)
+        tensors: dict[str, Any] = _NUMPY.from_buffers(buffer, infos, None)
+        if target == HOST:
+            align(tensors, buffer, infos)
+        for name, array in tensors.items():
+            tensors[name] = _Eager(array, device=target, dtype=None)
+        return tensors
+
+
+def _is_keras_variable(obj: object) -> bool:
+    """Whether an object is a variable of Keras 3 that holds one of TensorFlow."""
+    # Whoever has one has imported Keras.
+    kind = getattr(sys.modules.get("keras"), "Variable", None)
+    return kind is not None and isinstance(obj, kind) and isinstance(obj.value, _KINDS)
+
+
+def _saveable(tensor: Any) -> Any:
+    """The tensor or variable that an object stands for, which has a value and a shape."""
+    if not isinstance(tensor, _KINDS):
+        tensor = tensor.value
+    for kind, remedy in _OTHER_KINDS.items():
+        if isinstance(tensor, kind):
+            raise InvalidInputError(f"a tf.{kind.__name__} cannot be saved: {remedy}")
+    if type(tensor) is _Eager:
+        return tensor
+    if tf.is_symbolic_tensor(tensor) or not tf.executing_eagerly():
+        raise InvalidInputError(
+            "a tensor of a graph has no value to save: save outside of the tf.function, or in a "
+            "tf.py_function that it calls"
+        )
+    # A variable may hold values of other shapes than the one that it was made with.
+    return tensor if tensor.shape.is_fully_defined() else _value(tensor)
+
+
+def _value(tensor: Any) -> tf.Tensor:
+    """The tensor that a variable holds, without a copy."""
+    if not isinstance(tensor, tf.Variable):
+        return tensor
+    try:
+        return tensor.read_value()
+    except tf.errors.OpError as error:
+        raise InvalidInputError(f"a variable cannot be read: {error.message}") from error
+
+
+def _check_whole(tensor: Any) -> None:
+    """Refuse a tensor of which every device has another part."""
+    layout = tf.experimental.dtensor.fetch_layout(tensor)
+    if not layout.is_fully_replicated():
+        raise InvalidInputError(
+            "a DTensor in several parts cannot be saved: bring it together with "
+            "tf.experimental.dtensor.relayout() to a replicated layout"
+        )
+
+
+def _check_eager() -> None:
+    """Refuse a program that has no tensors with values at all."""
+    with tf.init_scope():
+        if not tf.executing_eagerly():
+            raise InvalidInputError(
+                "eager execution is disabled, so there are no tensors to load: load NumPy arrays"
+            )
