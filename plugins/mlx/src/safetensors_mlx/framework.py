@@ -132,6 +132,8 @@ class MlxFramework(HostFramework):
 
     def from_array(self, array: Array, device: Any) -> mx.array:
         """A copy of an array; memory is shared by all devices, so each of them can use it."""
+        if min(array.strides, default=0) < 0:  # which MLX refuses
+            array = array.copy()
         # Without being told, MLX makes 32 bits of 64.
         return mx.array(array, dtype=mx.float64) if array.dtype == _DOUBLE else mx.array(array)
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import queue
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,6 +49,8 @@ _TYPES = {
 }
 
 Fill = Callable[[int, memoryview], None]
+
+_PATIENCE = 10.0  # seconds
 
 
 class TensorFile:
@@ -120,14 +124,45 @@ def read_large(source: ByteSource, infos: Mapping[str, TensorInfo]) -> dict[str,
     mapped = None
     if isinstance(source, MappedSource):
         mapped = np.frombuffer(source.fetch(infos)[0], np.uint8)
-    load_file: Any = mx.load  # its annotation wants more of a file than it uses
     arrays: dict[str, mx.array] = {}
     for name, info in infos.items():
         file = TensorFile(info, _filler(source, mapped, info))
-        arrays[name] = load_file(file, format="npy")
+        arrays[name] = _load(file)
         if file.error is not None:
             raise file.error
     return arrays
+
+
+class _Lent:
+    """A file as MLX holds it: what its reader looks up, and nothing that others hold too."""
+
+    __slots__ = ("__weakref__", "closed", "readinto", "seek", "tell")
+
+    def __init__(self, file: TensorFile) -> None:
+        self.closed = file.closed
+        self.readinto, self.seek, self.tell = file.readinto, file.seek, file.tell
+
+
+def _load(file: TensorFile) -> Any:
+    """Load a file and wait until MLX has let go of it.
+
+    The thread in which MLX reads lets go of the file only after the load has returned, and needs
+    the interpreter for that. A program that ends right then would be aborted (MLX 0.32 with any
+    file object), so the load is over when the last reference is gone.
+    """
+    load_file: Any = mx.load  # its annotation wants more of a file than it uses
+    # Its method is no Python code: between the call and the end of the release, that thread
+    # does not yield.
+    gone: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    lent = _Lent(file)
+    watched = weakref.ref(lent, gone.put)
+    try:
+        return load_file(lent, format="npy")
+    finally:
+        del lent
+        with contextlib.suppress(queue.Empty):
+            gone.get(timeout=_PATIENCE)
+        del watched
 
 
 def _filler(source: ByteSource, mapped: Any, info: TensorInfo) -> Fill:
