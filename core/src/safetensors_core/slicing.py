@@ -239,7 +239,7 @@ def _nested(values: Any, depth: int, lengths: list[int], kinds: set[type]) -> li
                 _check_array(value)
                 if len(value.shape) > 1 and 0 in value.shape:
                     raise SliceError("a list used as an index holds an array without elements")
-                value = value.tolist()
+                value = _values(value)
             copy.append(_nested(value, depth + 1, lengths, kinds))
             continue
         try:
@@ -265,7 +265,13 @@ def _check_array(item: Any) -> None:
         raise SliceError(f"an array used as an index must hold integers or booleans, not {found}")
     # Frameworks would count what is beyond 63 bits from the end.
     if kind == "u" and getattr(item.dtype, "itemsize", 8) == 8:
-        _plain_list(item.tolist())
+        _plain_list(_values(item))
+
+
+def _values(array: Any) -> Any:
+    """What an array of any library holds, as lists."""
+    # TensorFlow's tensors only have a list by way of NumPy.
+    return (array if hasattr(array, "tolist") else array.numpy()).tolist()
 
 
 def _check_width(value: int) -> None:
@@ -319,7 +325,7 @@ def _selected_rows(item: Any, size: int) -> tuple[list[int], Any] | None:
     """Rows that a flat list or array selects, and the list that selects them among those."""
     if isinstance(item, bool) or _dimensions(item) != 1:
         return None
-    values = item if isinstance(item, list) else item.tolist()
+    values = item if isinstance(item, list) else _values(item)
     if _is_boolean(item):
         if len(values) != size:
             raise SliceError(
