@@ -45,15 +45,17 @@ def exchange(
     """
     target = get_framework(framework)
     described = describe_tensors(tensors)
-    infos = lay_out({name: known.spec for name, known in described.items()}, None, 8)[1]
+    laid_out = lay_out({name: known.spec for name, known in described.items()}, None, 8)[1]
+    infos = {name: laid_out[name] for name in described}
     target.check_dtypes(infos)
     # Without tensors at first: a device that cannot be used is refused before any data moves.
     exchanged = target.from_buffers(memoryview(b""), {}, device)
     with collector.paused():
-        for name, known in described.items():
-            info = infos[name]
+        for name, info in infos.items():
             # A view with a 0 in its shape cannot be cast.
-            buffer = memoryview(known.to_buffer()).cast("B") if info.nbytes else memoryview(b"")
+            buffer = memoryview(b"")
+            if info.nbytes:
+                buffer = memoryview(described[name].to_buffer()).cast("B")
             alone = TensorInfo(info.dtype, info.shape, (0, info.nbytes))
             exchanged.update(target.from_buffers(buffer, {name: alone}, device))
     return exchanged

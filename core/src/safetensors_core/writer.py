@@ -10,6 +10,7 @@ from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safetensors_core import collector
 from safetensors_core.description import DescribedTensor, describe_tensors
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError
@@ -215,10 +216,17 @@ def _write_file(
         with file.naming():
             _reserve(file.fd, len(beginning) + last)
         position = 0
-        for batch in _batches(beginning, infos, entries):
+        batches = _batches(beginning, infos, entries)
+        while batch := _next_batch(batches):
             with file.naming():
                 position = _write(file.fd, batch, position)
             batch.clear()  # before the next chunk is made
+
+
+def _next_batch(batches: Iterator[list[memoryview]]) -> list[memoryview] | None:
+    """The next batch, made while the collector does not look for garbage among its parts."""
+    with collector.paused():
+        return next(batches, None)
 
 
 def _reserve(fd: int, nbytes: int) -> None:

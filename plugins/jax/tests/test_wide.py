@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import safetensors_numpy
-from safetensors_core import safe_open
+from safetensors_core import exchange, safe_open
 from safetensors_jax import load, load_file, load_pytree, save, save_pytree
 
 # Numbers that 32 bits cannot hold.
@@ -78,11 +78,20 @@ def test_loading_leaves_jax_in_the_mode_that_it_was_in(path: Path) -> None:
 def test_slices_are_exact_and_warn(path: Path, backend: Any, index: Any) -> None:
     with safe_open(path, "jax", backend=backend) as file:
         for name, expected in WIDE.items():
-            with pytest.warns(UserWarning, match="this slice of a tensor with 64 bits") as caught:
+            with pytest.warns(UserWarning, match=f"64 bits: '{name}'") as caught:
                 part = file.get_slice(name)[index]
             assert len(caught) == 1
             assert caught[0].filename == __file__
             assert_exact(part, np.asarray(expected[index]))
+
+
+def test_an_exchange_is_exact_and_warns_once() -> None:
+    with pytest.warns(UserWarning, match="64 bits: 'i64', 'u64', 'f64'") as caught:
+        arrays = exchange(WIDE, "jax")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    for name, expected in WIDE.items():
+        assert_exact(arrays[name], expected)
 
 
 def test_one_tensor_is_exact_and_warns_by_its_name(path: Path) -> None:

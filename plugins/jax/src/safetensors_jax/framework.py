@@ -136,6 +136,11 @@ class JaxFramework(HostFramework):
         with exact(_CODES[array.dtype] in WIDE):
             return placement.put({"": array}, device)[""]
 
+    def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
+        """Refuse what JAX lacks, and say what it has but does not compute with."""
+        super().check_dtypes(infos)
+        warn_of_wide(_wide(infos))
+
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, jax.Array]:
@@ -152,8 +157,7 @@ class JaxFramework(HostFramework):
         # JAX takes arrays for constant: memory that the user can write to is not lent to it.
         owns = isinstance(source, MemorySource)
         loaded: dict[str, jax.Array] = {}
-        wide = _wide(infos)
-        with exact(bool(wide)):
+        with exact(bool(_wide(infos))):
             whole: dict[str, TensorInfo] = {}
             for target, group in assigned:
                 if target.sharding.is_fully_replicated:
@@ -168,7 +172,6 @@ class JaxFramework(HostFramework):
                     if target.sharding.is_fully_replicated:
                         own = {name: placed[name] for name in group}
                         loaded.update(_over_buffer(buffer, own, target))
-        warn_of_wide(wide)
         return loaded if len(assigned) == 1 else {name: loaded[name] for name in infos}
 
     def from_buffers(
@@ -176,11 +179,9 @@ class JaxFramework(HostFramework):
     ) -> dict[str, jax.Array]:
         """Arrays over a buffer, or copied from it where they do not begin at 64 bytes."""
         made: dict[str, jax.Array] = {}
-        wide = _wide(infos)
-        with exact(bool(wide)):
+        with exact(bool(_wide(infos))):
             for target, group in self._assign(infos, device):
                 made.update(_over_buffer(buffer, group, target))
-        warn_of_wide(wide)
         return {name: made[name] for name in infos}
 
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> jax.Array:
@@ -189,10 +190,7 @@ class JaxFramework(HostFramework):
         part = _NUMPY.index(buffer, info, index, None)
         if target.device is None:
             check_sharding("", part.shape, target.sharding)
-        array = self.from_array(part, target)
-        if info.dtype in WIDE:
-            warn_of_wide([], f"this slice of a tensor with 64 bits ({info.dtype})")
-        return array
+        return self.from_array(part, target)
 
     def _assign(
         self, infos: Mapping[str, TensorInfo], device: Any

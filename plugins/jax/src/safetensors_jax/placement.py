@@ -58,12 +58,11 @@ def exact(needed: bool) -> Iterator[None]:
         yield
 
 
-def warn_of_wide(names: Sequence[str], what: str = "") -> None:
+def warn_of_wide(names: Sequence[str]) -> None:
     """Say which arrays JAX will compute with in fewer bits than they have.
 
     Args:
         names: Names of tensors of the types in `WIDE`.
-        what: What to call them, where they have no names.
 
     Example:
         >>> import warnings
@@ -74,15 +73,13 @@ def warn_of_wide(names: Sequence[str], what: str = "") -> None:
         these tensors have 64 bits: 'step'. They are loaded exactly, but JAX computes with them
         in 32 bits unless jax_enable_x64 is on: jax.config.update("jax_enable_x64", True)
     """
-    if not (names or what) or _CONFIG.jax_enable_x64:
+    if not names or _CONFIG.jax_enable_x64:
         return
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     listed = ", ".join(map(repr, names[:10])) + more
-    subject = f"these tensors have 64 bits: {listed}. They are" if names else f"{what} is"
-    pronoun = "them" if names else "it"
     warnings.warn(
-        f"{subject} loaded exactly, but JAX computes with {pronoun} in 32 bits unless "
-        'jax_enable_x64 is on: jax.config.update("jax_enable_x64", True)',
+        f"these tensors have 64 bits: {listed}. They are loaded exactly, but JAX computes with "
+        'them in 32 bits unless jax_enable_x64 is on: jax.config.update("jax_enable_x64", True)',
         UserWarning,
         stacklevel=_callers_level(),
     )
