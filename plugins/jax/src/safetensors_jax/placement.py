@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safetensors_core import Dtype, InvalidInputError
-from safetensors_core.sources.base import allocate
+from safetensors_core.sources import allocate
 from safetensors_jax.devices import Target
 
 __all__ = ["ALIGNMENT", "WIDE", "exact", "owned", "put", "warn_of_wide"]

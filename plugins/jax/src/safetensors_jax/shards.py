@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safetensors_core import ByteSource, InvalidInputError, TensorInfo
-from safetensors_core.sources import Segment
-from safetensors_core.sources.base import allocate
+from safetensors_core.sources import Segment, allocate
 from safetensors_jax.placement import ALIGNMENT
 from safetensors_numpy.framework import NumpyFramework
 
