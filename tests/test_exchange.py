@@ -87,7 +87,7 @@ def test_a_dtype_that_the_other_lacks_is_refused_by_name(first: str, second: str
 
 def address(tensor: Any) -> int:
     """Where a tensor's bytes lie; an address of its own each time where its framework copies."""
-    buffer = get_framework(tensor).to_buffer(tensor)
+    buffer = memoryview(get_framework(tensor).to_buffer(tensor))
     return int(np.frombuffer(buffer, np.uint8).ctypes.data)
 
 
