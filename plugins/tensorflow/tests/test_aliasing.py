@@ -110,7 +110,7 @@ def test_tensors_alias_aligned_memory_and_only_that(framework: Framework, kind: 
     memory = np.zeros(8192, np.uint8)
     start = -address_of(memory) % 64
     itemsize = np.dtype(kind).itemsize
-    code = framework.describe(tf.zeros(1, tf.as_dtype(kind))).dtype
+    code = framework.describe(tf.constant(np.ones(1, kind))).dtype
     for shape in ((), (1,), (7,), (3, 5), (100,)):
         for shift in (0, 64, 128, 1, 2, 4, 8, 16, 32, 48, 65):
             nbytes = int(np.prod(shape)) * itemsize
@@ -124,7 +124,7 @@ def test_tensors_alias_aligned_memory_and_only_that(framework: Framework, kind: 
 def test_kernels_compute_on_borrowed_memory(framework: Framework, kind: Any) -> None:
     memory = np.zeros(1 << 16, np.uint8)
     start = -address_of(memory) % 64
-    code = framework.describe(tf.zeros(1, tf.as_dtype(kind))).dtype
+    code = framework.describe(tf.constant(np.ones(1, kind))).dtype
     for size in (1, 2, 3, 7, 16, 33, 64):
         for shift in (0, 64, 192, 8, 3):
             array = (np.arange(size * size).reshape(size, size) % 3).astype(kind)
@@ -140,13 +140,13 @@ def test_kernels_compute_on_borrowed_memory(framework: Framework, kind: Any) -> 
                 tf.transpose,
                 lambda x: tf.concat([x, x], 0),
                 lambda x: x[1:, ::2],
-                lambda x: tf.tile(x, (2, 2)),
+                lambda x: tf.gather(x, [0, len(x) - 1]),
             ):
                 assert np.asarray(operation(tensor)).tobytes() == operation(same).numpy().tobytes()
-            if np.dtype(kind).kind in "fic":
+            if np.dtype(kind).kind in "fic" and np.dtype(kind).isbuiltin == 1:
                 assert np.array_equal(tensor + tensor, same + same)
                 assert np.array_equal(tf.reduce_sum(tensor, 0), tf.reduce_sum(same, 0))
-            if np.dtype(kind).kind == "f" and np.dtype(kind).itemsize >= 4:
+            if kind in (np.float32, np.float64):
                 assert np.array_equal(tf.matmul(tensor, tensor), tf.matmul(same, same))
                 assert np.array_equal(tf.nn.softmax(tensor), tf.nn.softmax(same))
 
@@ -217,7 +217,7 @@ def test_loading_writable_bytes_borrows_what_is_aligned() -> None:
         begin = -address_of(spare) % 64 + shift
         data = spare[begin : begin + len(written)]
         data[:] = np.frombuffer(written, np.uint8)
-        tensor = load(data)["w"]
+        tensor = load(data.data)["w"]
         data[-3:] = 7
         assert tensor.numpy().tolist() == ([7, 7, 7] if borrowed else [0, 0, 0])
 

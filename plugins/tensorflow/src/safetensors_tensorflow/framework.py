@@ -64,6 +64,7 @@ _REMEDIES = {
 
 _SMALL = 4096  # mean size in bytes below which tensors are copied where they must be aligned
 _NUMPY = NumpyFramework()
+_NOTHING = np.zeros(0)
 _Eager: Any = type(tf.constant(0))
 _KINDS = (tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
 _OTHER_KINDS = {
@@ -158,7 +159,22 @@ class TensorflowFramework(HostFramework):
             align(tensors, buffer, infos)
         for name, array in tensors.items():
             tensors[name] = _Eager(array, device=target, dtype=None)
+        _let_go()
         return tensors
+
+    def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> tf.Tensor:
+        """A tensor of the part that an index selects."""
+        tensor = super().index(buffer, info, index, device)
+        _let_go()
+        return tensor
+
+
+def _let_go() -> None:
+    """Make TensorFlow release the arrays that it has copied.
+
+    It keeps them on a list until a tensor is freed, and with them the map of a file.
+    """
+    _Eager(_NOTHING, device=HOST, dtype=None)
 
 
 def _is_keras_variable(obj: object) -> bool:
