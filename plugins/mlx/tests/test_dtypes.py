@@ -88,11 +88,11 @@ def assert_same(loaded: mx.array, expected: mx.array) -> None:
     assert bits_of(loaded) == bits_of(expected)
 
 
-@pytest.fixture(params=["copied", "read in place"])
+@pytest.fixture(params=["together", "one by one"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tensors as they are, and as if they were large."""
-    if request.param == "read in place":
-        monkeypatch.setattr(plugin, "LARGE", 1)
+    """Small tensors as they are read, and as if they were large."""
+    if request.param == "one by one":
+        monkeypatch.setattr(plugin, "_BATCH", 1)
 
 
 def test_each_dtype_of_the_format_is_covered_or_lacking() -> None:

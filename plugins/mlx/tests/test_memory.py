@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from safetensors_core import exchange, get_framework, safe_open
-from safetensors_mlx import load, load_file, reading, save, save_file
+from safetensors_mlx import load, load_file, save, save_file
 
-LARGE = reading.LARGE
+LARGE = 4 << 20
 GRID = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
 
@@ -28,7 +28,7 @@ def address(buffer: Any) -> int:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file with an array that is read in place, and one that is copied."""
+    """A file with an array of many pages, and one of a few bytes."""
     arrays = {"a": mx.arange(LARGE // 4, dtype=mx.float32), "b": mx.arange(5, dtype=mx.uint8)}
     save_file(arrays, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"

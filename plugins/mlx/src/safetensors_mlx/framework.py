@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -18,8 +18,8 @@ from safetensors_core import (
     UnsupportedDtypeError,
     collector,
 )
+from safetensors_core.sources import MappedSource
 from safetensors_mlx.devices import find_device
-from safetensors_mlx.reading import LARGE, read_large
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
 
@@ -52,16 +52,15 @@ _NUMPY = NumpyFramework()
 _FOREIGN = {"bfloat16", "Zf"}  # formats of buffers that Python cannot cast to bytes
 _DOUBLE = np.dtype("<f8")
 _LONGEST = 2**31 - 1  # MLX's shapes are of signed 32-bit numbers
-_MOST_DIMENSIONS = 64  # NumPy's limit, also where NumPy is not asked
+_BATCH = 64 * 1024 * 1024  # bytes that are in memory twice while they are loaded, if not mapped
 
 
 class MlxFramework(HostFramework):
     """MLX arrays.
 
-    MLX takes no memory of others, so every array is a copy and owns its memory; the buffer is
-    free as soon as it was read. Arrays are evaluated when they are returned, because MLX
-    evaluates an array only in the thread that made it. On save, evaluated arrays are aliased.
-    Types of less than 8 bits and 8-bit floats do not exist in MLX.
+    MLX takes no host memory of others, so every array is a copy and owns its memory. Arrays are
+    evaluated when they are returned, so that every thread can use them. On save, contiguous
+    arrays are aliased. MLX has no floats of 8 bits and less.
 
     Example:
         >>> MlxFramework().describe(mx.zeros((2, 3), dtype=mx.bfloat16))
@@ -140,21 +139,18 @@ class MlxFramework(HostFramework):
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, mx.array]:
-        """Arrays from a source; large ones are read into MLX's memory without a detour."""
+        """Arrays from a source; what must be read first is read a part at a time."""
         find_device(device)
         self.check_dtypes(infos)
-        large = {name: info for name, info in infos.items() if info.nbytes >= LARGE}
-        for name, info in large.items():
-            _check_shape(name, info.shape)
-        small = {n: i for n, i in infos.items() if n not in large} if large else infos
-        buffer, placed = source.fetch(small)
-        with collector.paused():
-            loaded = self.from_buffers(buffer, placed, device)
-        if not large:
-            return loaded
-        del buffer
-        loaded.update(read_large(source, large))
-        return {name: loaded[name] for name in infos}
+        # A map takes no memory of its own, so it is copied from as a whole.
+        parts = [infos] if isinstance(source, MappedSource) else list(_batches(infos))
+        loaded: dict[str, mx.array] = {}
+        for part in parts:
+            buffer, placed = source.fetch(part)
+            with collector.paused():
+                loaded.update(self.from_buffers(buffer, placed, device))
+            del buffer  # before the next part is read
+        return loaded
 
     def from_buffers(
         self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
@@ -174,15 +170,27 @@ class MlxFramework(HostFramework):
         return tensors
 
 
-def _check_shape(name: str, shape: tuple[int, ...]) -> None:
-    if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > _LONGEST:
-        raise _no_such_shape(name, shape)
+def _batches(infos: Mapping[str, TensorInfo]) -> Iterator[Mapping[str, TensorInfo]]:
+    """Tensors in parts of at least `_BATCH` bytes, but for the last, in their order."""
+    batch: dict[str, TensorInfo] = {}
+    nbytes = 0
+    for name, info in infos.items():
+        size = info.data_offsets[1] - info.data_offsets[0]
+        # Refused before it is read. MLX refuses it as well, but only once it is there.
+        if size > _LONGEST and max(info.shape) > _LONGEST:
+            raise _no_such_shape(name, info.shape)
+        batch[name] = info
+        nbytes += size
+        if nbytes >= _BATCH:
+            yield batch
+            batch, nbytes = {}, 0
+    yield batch
 
 
 def _no_such_shape(name: str, shape: tuple[int, ...]) -> InvalidInputError:
     return InvalidInputError(
-        f"tensor {name!r}: no MLX array can have its shape {list(shape)}: its dimensions are "
-        f"at most {_LONGEST:,} long, and here at most {_MOST_DIMENSIONS} of them"
+        f"tensor {name!r}: no MLX array can have its shape {list(shape)}: a dimension is at most "
+        f"{_LONGEST:,} long"
     )
 
 
