@@ -199,6 +199,7 @@ def test_a_dtype_that_mlx_lacks_is_refused_with_tensor_dtype_framework_and_file(
 
 def test_the_remedy_for_floats_of_8_bits_works() -> None:
     numbers = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn)
+    numbers = numbers[~np.isnan(numbers)]  # which MLX 0.32.0 took for numbers
     data = safetensors_numpy.save({"w": numbers})
     with pytest.raises(UnsupportedDtypeError, match=r"from_fp8\(\)"):
         load(data)

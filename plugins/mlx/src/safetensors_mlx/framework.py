@@ -118,13 +118,15 @@ class MlxFramework(HostFramework):
         # or reuse that memory, leaves this one and the buffer as they are.
         alias: Any = tensor.__copy__()
         try:
-            view = memoryview(alias)
-            if not view.c_contiguous:
-                # On the CPU, because a GPU has no float64.
-                alias = mx.contiguous(alias, stream=mx.cpu)
-                view = memoryview(alias)
+            # Asked for its memory, MLX evaluates an array too, but 0.32.0 aborts if it cannot.
+            mx.eval(alias)
         except (RuntimeError, ValueError) as error:
             raise _not_evaluated(error) from error
+        view = memoryview(alias)
+        if not view.c_contiguous:
+            # On the CPU, because a GPU has no float64.
+            alias = mx.contiguous(alias, stream=mx.cpu)
+            view = memoryview(alias)
         if view.format in _FOREIGN:
             return np.frombuffer(alias, np.uint8).data
         return view
