@@ -26,6 +26,7 @@ from safetensors_jax import placement
 from safetensors_jax.devices import Target, find_target
 from safetensors_jax.placement import ALIGNMENT, WIDE, exact, warn_of_wide
 from safetensors_jax.shards import check_sharding, load_sharded
+from safetensors_numpy.alignment import align
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
 
@@ -220,16 +221,7 @@ def _over_buffer(
     """Arrays in a place, over a buffer or copied from it."""
     arrays = _NUMPY.from_buffers(buffer, infos, None)
     if _on_cpu(target) and arrays:
-        address = np.frombuffer(buffer, np.uint8).ctypes.data if buffer else 0
-        misplaced = [
-            name
-            for name, info in infos.items()
-            if (address + info.data_offsets[0]) % ALIGNMENT
-            and info.nbytes >= _COPIED_HERE
-            and info.dtype.bits >= 8
-        ]
-        copies = placement.owned(arrays[name] for name in misplaced)
-        arrays.update(zip(misplaced, copies, strict=True))
+        align(arrays, buffer, infos, ALIGNMENT, at_least=_COPIED_HERE)
     return placement.put(arrays, target)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from safetensors_core import Dtype, InvalidInputError
-from safetensors_core.sources import allocate
 from safetensors_jax.devices import Target
 
-__all__ = ["ALIGNMENT", "WIDE", "exact", "owned", "put", "warn_of_wide"]
+__all__ = ["ALIGNMENT", "WIDE", "exact", "put", "warn_of_wide"]
 
 Array = npt.NDArray[Any]
 
@@ -32,8 +30,6 @@ WIDE = frozenset({Dtype.I64, Dtype.U64, Dtype.F64})
 # Its options are attributes that its type does not list.
 _CONFIG: Any = jax.config
 
-_JOB = 4 * 1024 * 1024  # bytes that one thread copies at a time
-_PARALLEL = 4 * _JOB  # below this, starting threads costs more than it saves
 _INTERNALS = "jax._src.lib"
 _PACKAGES = ("safetensors_jax", "safetensors_core", "safetensors_numpy")
 
@@ -204,42 +200,3 @@ def _same(place: Callable[[Array], jax.Array], device: jax.Device, committed: bo
             ):
                 return False
     return True
-
-
-def owned(arrays: Iterable[Array]) -> list[Array]:
-    """Copy arrays to memory of their own that JAX can alias.
-
-    XLA would copy them too, but into memory without huge pages: 150 to 700 ms for 545 MB on two
-    processors, where this takes 60 to 80. It may also do so after the call has returned.
-
-    Args:
-        arrays: Contiguous arrays.
-
-    Returns:
-        Aligned arrays with the same bits.
-
-    Example:
-        >>> [copy] = owned([np.ones(3)])
-        >>> copy.ctypes.data % 64
-        0
-    """
-    copies: list[Array] = []
-    jobs: list[tuple[Array, Array]] = []
-    nbytes = 0
-    for array in arrays:
-        memory = np.frombuffer(allocate(array.nbytes, ALIGNMENT), np.uint8)
-        source = array.reshape(-1).view(np.uint8)
-        copies.append(memory.view(array.dtype).reshape(array.shape))
-        jobs += [(memory[i : i + _JOB], source[i : i + _JOB]) for i in range(0, array.nbytes, _JOB)]
-        nbytes += array.nbytes
-    if nbytes < _PARALLEL:
-        for to, from_ in jobs:
-            np.copyto(to, from_)
-        return copies
-    from concurrent.futures import ThreadPoolExecutor
-
-    # Copies release the GIL; from a map they also wait for the disk.
-    with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1))) as pool:
-        for done in [pool.submit(np.copyto, *job) for job in jobs]:
-            done.result()
-    return copies
