@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,12 @@ def test_importing_the_plugin_imports_no_mlx() -> None:
     code = "import sys, safetensors_mlx, safetensors_mlx._plugin; print('mlx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert done.stdout == b"False\n"
+
+
+def test_strided_arrays_can_be_saved_in_any_thread() -> None:
+    array = mx.array(GRID).T
+    mx.eval(array)
+    with ThreadPoolExecutor(3) as pool:
+        files = list(pool.map(lambda _: save({"w": array}), range(6)))
+    assert set(files) == {save({"w": array})}
+    np.testing.assert_array_equal(np.array(load(files[0])["w"]), GRID.T)
