@@ -96,7 +96,7 @@ def save(
         96
     """
     entries = _entries(tensors)
-    beginning, infos = lay_out(_specs(entries), metadata, alignment)
+    beginning, infos = _lay_out(entries, metadata, alignment)
     output = io.BytesIO()
     output.write(beginning)
     for name, info in infos.items():
@@ -183,21 +183,30 @@ def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buff
 
 def _entries(tensors: Mapping[str, Any]) -> dict[str, _Entry]:
     """Describe every tensor and let each framework refuse what cannot be saved together."""
-    described = describe_tensors(tensors)
-    groups: dict[Framework, dict[str, Any]] = {}
-    for name, (framework, tensor, _) in described.items():
-        groups.setdefault(framework, {})[name] = tensor
+    with collector.paused():
+        described = describe_tensors(tensors)
+        groups: dict[Framework, dict[str, Any]] = {}
+        for name, (framework, tensor, _) in described.items():
+            groups.setdefault(framework, {})[name] = tensor
     for framework, group in groups.items():
         framework.check_saveable(group)
-    return {name: _Entry(known.spec, partial(_whole, known)) for name, known in described.items()}
+    with collector.paused():
+        return {
+            name: _Entry(known.spec, partial(_whole, known)) for name, known in described.items()
+        }
 
 
 def _whole(tensor: DescribedTensor) -> tuple[Buffer]:
     return (tensor.to_buffer(),)
 
 
-def _specs(entries: Mapping[str, _Entry]) -> dict[str, TensorSpec]:
-    return {name: entry.spec for name, entry in entries.items()}
+def _lay_out(
+    entries: Mapping[str, _Entry], metadata: Mapping[str, str] | None, alignment: int
+) -> tuple[bytes, dict[str, TensorInfo]]:
+    # A collection walks all that a program has: with TensorFlow loaded, a quarter of a second.
+    with collector.paused():
+        specs = {name: entry.spec for name, entry in entries.items()}
+        return lay_out(specs, metadata, alignment)
 
 
 def _write_file(
@@ -210,7 +219,7 @@ def _write_file(
     check_path(filename)
     if is_url(filename):
         raise InvalidInputError(f"{filename} is a URL: files can be saved to local paths only")
-    beginning, infos = lay_out(_specs(entries), metadata, alignment)
+    beginning, infos = _lay_out(entries, metadata, alignment)
     last = next(reversed(infos.values())).data_offsets[1] if infos else 0
     with ReplacementFile(filename, fsync=fsync) as file:
         with file.naming():
