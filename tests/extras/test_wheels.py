@@ -123,7 +123,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_extra_of_a_plugin_in_this_repository_is_installed_here() -> None:
-    names = {project(folder)["name"] for folder in PACKAGES}
+    names = {project(folder)["name"] for folder in PACKAGES if folder.name != "core"}
     extras = project(ROOT / "core")["optional-dependencies"]
     plugins = {
         extra for extra, [first, *_] in extras.items() if re.split(r"[\[>]", first)[0] in names
@@ -164,7 +164,7 @@ def test_an_extra_works_alone(extra: str, wheels: Path, tmp_path: Path) -> None:
     ours = [
         entry["download_info"]["url"]
         for entry in report["install"]
-        if entry["metadata"]["name"].startswith("safetensors")
+        if entry["metadata"]["name"].startswith("safetensors-")  # Paddle needs the reference
     ]
     assert ours
     assert all(url.startswith(wheels.as_uri()) for url in ours), ours
