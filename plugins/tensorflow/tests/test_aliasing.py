@@ -86,6 +86,24 @@ def test_tensors_of_a_mapped_file_lie_in_one_map_as_in_the_file(path: Path) -> N
     assert address(again["a"]) == address(first["a"])
 
 
+@pytest.mark.parametrize("kind", ["aligned", "odd", "bytes"])
+def test_tensors_that_were_read_lie_in_the_memory_that_they_were_read_into(
+    path: Path, odd_path: Path, kind: str
+) -> None:
+    if kind == "bytes":
+        tensors = load(odd_path.read_bytes())
+    else:
+        tensors = load_file(path if kind == "aligned" else odd_path, backend="pread")
+    # Copies by TensorFlow would lie anywhere.
+    assert address(tensors["b"]) - address(tensors["a"]) == SIZE * 8
+
+
+def test_tensors_that_were_read_twice_are_apart(path: Path) -> None:
+    with safe_open(path, "tf", backend="pread") as file:
+        first, again = file.get_tensor("a"), file.get_tensor("a")
+    assert address(first) != address(again)
+
+
 def test_an_aligned_slice_of_a_mapped_file_borrows_the_map(path: Path) -> None:
     with safe_open(path, "tf", backend="mmap") as file:
         whole, part = file.get_tensor("a"), file.get_slice("a")[8:20]
