@@ -256,6 +256,26 @@ def test_an_unknown_way_inside_of_jax_is_not_used(monkeypatch: pytest.MonkeyPatc
     assert placement._fast_put.__wrapped__() is None
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("device", [None, "cpu", "cpu:0"])
+def test_a_load_while_a_function_is_traced_gives_values(
+    aligned: Path, device: Any, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placement._fast_put.cache_clear()  # as in a process that has loaded nothing
+    if not fast:
+        monkeypatch.setattr(placement, "_fast_put", lambda: None)
+    kept: list[jax.Array] = []
+
+    @jax.jit
+    def function(x: jax.Array) -> jax.Array:
+        kept.append(load_file(aligned, device)["a"])
+        return kept[0] + x
+
+    assert np.array_equal(function(jnp.ones(())), A + 1)
+    assert np.array_equal(kept[0], A)
+    assert (placement._fast_put() is not None) is fast
+
+
 def test_one_file_may_be_loaded_by_many_threads_at_once(aligned: Path, packed: Path) -> None:
     paths = [aligned, packed] * 8
     with ThreadPoolExecutor(8) as pool:

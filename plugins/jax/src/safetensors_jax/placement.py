@@ -108,12 +108,14 @@ def put(arrays: Mapping[str, Array], target: Target) -> dict[str, jax.Array]:
         >>> put({"w": np.ones(2, np.float32)}, find_target("cpu"))
         {'w': Array([1., 1.], dtype=float32)}
     """
-    place = _placer(target)
     placed: dict[str, jax.Array] = {}
     name = ""
     try:
-        for name, array in arrays.items():
-            placed[name] = place(array)
+        # Where a function is being traced, JAX would note down to place an array, and place none.
+        with jax.ensure_compile_time_eval():
+            place = _placer(target)
+            for name, array in arrays.items():
+                placed[name] = place(array)
     except (OverflowError, RuntimeError, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise InvalidInputError(
