@@ -329,6 +329,20 @@ def test_a_name_that_begins_another_needs_a_template(path: Path) -> None:
     assert list(load_pytree(path, separator="/")) == list(load_file(path))
 
 
+def test_a_type_among_the_leaves_is_no_array(path: Path) -> None:
+    save_pytree({"w": jnp.ones(1), "type": np.float32}, path)
+    assert names(path) == ["w"]
+    assert load_pytree(path, {"w": jnp.zeros(1), "type": np.int8})["type"] is np.int8
+
+
+def test_dicts_whose_keys_have_no_order_are_refused(path: Path) -> None:
+    save_pytree({"w": jnp.ones(1)}, path)
+    tree = {"w": jnp.ones(1), 1: jnp.ones(1)}
+    for function in (lambda: save_pytree(tree, path), lambda: load_pytree(path, tree)):
+        with pytest.raises(InvalidInputError, match=r"cannot be flattened: .*keys"):
+            function()
+
+
 @pytest.mark.parametrize("separator", ["", None, 1])
 def test_a_separator_is_a_text(path: Path, separator: Any) -> None:
     with pytest.raises(InvalidInputError, match="separator"):
@@ -384,3 +398,13 @@ def test_a_template_that_is_committed_says_where_the_array_goes(path: Path) -> N
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     described = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding)
     assert not load_pytree(path, {"a": described, "b": jnp.ones(2)})["a"].committed
+
+
+def test_a_template_may_be_traced(path: Path) -> None:
+    save_pytree({"w": jnp.ones(3)}, path)
+
+    @jax.jit
+    def function(x: jax.Array) -> Any:
+        return load_pytree(path, {"w": x})["w"] + x
+
+    assert function(jnp.ones(3)).tolist() == [2, 2, 2]

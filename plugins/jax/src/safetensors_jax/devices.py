@@ -15,7 +15,7 @@ __all__ = ["Target", "find_target"]
 # Its options are attributes that its type does not list.
 _CONFIG: Any = jax.config
 
-_NAME = re.compile(r"([A-Za-z_]+)(?::([0-9]+))?")
+_NAME = re.compile(r"([A-Za-z_]+)(?::([0-9]{1,9}))?")
 
 
 class Target(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -155,8 +156,6 @@ class JaxFramework(HostFramework):
         """
         self.check_dtypes(infos)
         assigned = self._assign(infos, device)
-        # JAX takes arrays for constant: memory that the user can write to is not lent to it.
-        owns = isinstance(source, MemorySource)
         loaded: dict[str, jax.Array] = {}
         with exact(bool(_wide(infos))):
             whole: dict[str, TensorInfo] = {}
@@ -166,8 +165,10 @@ class JaxFramework(HostFramework):
                     continue
                 for name, info in group.items():
                     loaded[name] = load_sharded(source, info, target.sharding)
-            fetched = ByteSource.fetch(source, whole, ALIGNMENT) if owns else None
-            buffer, placed = fetched or source.fetch(whole, ALIGNMENT)
+            # JAX takes arrays for constant: memory that the user can write to is not lent to it.
+            lends = not isinstance(source, MemorySource)
+            fetch = source.fetch if lends else functools.partial(ByteSource.fetch, source)
+            buffer, placed = fetch(whole, ALIGNMENT)
             with collector.paused():
                 for target, group in assigned:
                     if target.sharding.is_fully_replicated:

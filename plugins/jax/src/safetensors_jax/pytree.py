@@ -189,7 +189,11 @@ def _leaves(tree: Any, separator: str) -> list[_Leaf]:
 
 def _paths(tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Paths and leaves; what Flax wraps is at the path of its box."""
-    for path, value in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
+    try:
+        leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]
+    except ValueError as error:  # keys of a dict that cannot be sorted
+        raise InvalidInputError(f"the tree cannot be flattened: {error}") from error
+    for path, value in leaves:
         if not _is_box(value):
             yield path, value
             continue
@@ -209,7 +213,8 @@ def _is_box(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     """Whether a leaf is an array of any library, or describes one."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    # NumPy's scalar types have the attributes of their instances.
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
 
 
 def _is_key(value: Any) -> bool:
@@ -229,6 +234,8 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 def _place(value: Any) -> Any:
     """Where a leaf of `like` has been put by somebody, or None."""
+    if isinstance(value, jax.core.Tracer):
+        return None
     if isinstance(value, jax.Array):
         return value.sharding if value.committed else None
     sharding = getattr(value, "sharding", None)
