@@ -14,10 +14,9 @@ import pytest
 import tensorflow as tf
 
 import safetensors_numpy
-from safetensors_core import Dtype, TensorInfo, get_framework, read_header, safe_open
+from safetensors_core import TensorInfo, get_framework, read_header, safe_open
 from safetensors_core.framework import Framework
 from safetensors_tensorflow import load, load_file, save, save_file
-from safetensors_tensorflow.alignment import align
 
 SIZE = 200_000
 LARGE = 1 << 19
@@ -245,21 +244,6 @@ def test_loading_read_only_bytes_copies_them() -> None:
     tensor = load(data)["w"]
     assert not address_of(data) <= address(tensor) < address_of(data) + len(data)
     assert address(tensor) % 64 == 0
-
-
-@pytest.mark.parametrize("count", [1, 40])
-def test_large_tensors_that_lie_wrong_are_copied_whole(count: int) -> None:
-    # 40 are enough for several threads to share the work.
-    memory = np.random.default_rng(0).integers(0, 256, count * LARGE + 1, np.uint8)
-    begins = {f"w{i}": 1 + i * LARGE for i in range(count)}
-    infos = {n: TensorInfo(Dtype.U8, (LARGE,), (b, b + LARGE)) for n, b in begins.items()}
-    arrays: dict[str, Any] = {n: memory[b : b + LARGE] for n, b in begins.items()}
-    shift = (address_of(memory) + 1) % 64
-    align(arrays, memory.data, infos)
-    for name, begin in begins.items():
-        assert np.array_equal(arrays[name], memory[begin : begin + LARGE])
-        assert arrays[name].ctypes.data % 64 == 0
-        assert np.shares_memory(arrays[name], memory) == (shift == 0)
 
 
 @pytest.mark.parametrize("make", [tf.constant, tf.Variable])

@@ -19,9 +19,9 @@ from safetensors_core import (
     UnsupportedDtypeError,
     collector,
 )
+from safetensors_numpy.alignment import align
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
-from safetensors_tensorflow.alignment import ALIGNMENT, align
 from safetensors_tensorflow.devices import HOST, as_device
 
 __all__ = ["TensorflowFramework"]
@@ -67,6 +67,14 @@ _REMEDIES = {
     tf.variant: "Save what it holds tensor by tensor",
 }
 
+#: Bytes of which the address of a tensor must be a multiple. TensorFlow is compiled with
+#: ``EIGEN_MAX_ALIGN_BYTES=64``: its kernels check the address and end the process where it does
+#: not fit. A tensor made from an array at another address is a copy, made by TensorFlow; one
+#: that is imported through DLPack is not, and fails in the first kernel.
+ALIGNMENT = 64
+
+# Below this, TensorFlow's copy takes memory that the process has already, which is faster.
+_LARGE = 256 * 1024
 _SMALL = 4096  # mean size in bytes below which tensors are copied where they must be aligned
 _NUMPY = NumpyFramework()
 _NOTHING = np.zeros(0)
@@ -167,7 +175,7 @@ class TensorflowFramework(HostFramework):
         target = self.find_device(device)
         tensors: dict[str, Any] = _NUMPY.from_buffers(buffer, infos, None)
         if target == HOST:
-            align(tensors, buffer, infos)
+            align(tensors, buffer, infos, ALIGNMENT, at_least=_LARGE)
         for name, array in tensors.items():
             tensors[name] = _Eager(array, device=target, dtype=None)
         _let_go()
