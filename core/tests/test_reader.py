@@ -13,6 +13,7 @@ from core.tests.raw import DTYPES, RawFramework, counting, file_bytes, take
 from safetensors_core import (
     Dtype,
     HeaderError,
+    InvalidInputError,
     SliceError,
     TensorInfo,
     TensorNotFoundError,
@@ -143,6 +144,16 @@ def test_a_slice_knows_its_shape_and_dtype(file: safe_open) -> None:
 )
 def test_a_slice_reads_what_the_index_selects(file: safe_open, index: Any) -> None:
     assert file.get_slice("wte.weight")[index] == take(TENSORS["wte.weight"], index)
+
+
+def test_what_a_framework_refuses_of_a_slice_names_the_file_and_the_tensor(path: Path) -> None:
+    class Refusing(RawFramework):
+        def index(self, *_: object) -> Any:
+            raise InvalidInputError("no room")
+
+    message = re.escape(f"{path}: tensor 'wte.weight' of shape [4, 6]: no room")
+    with pytest.raises(InvalidInputError, match=f"^{message}$"):
+        safe_open(path, Refusing()).get_slice("wte.weight")[0]
 
 
 @pytest.mark.parametrize("index", [4, (0, 0, 0), "a", 1.5, [4], slice(None, None, 0)])

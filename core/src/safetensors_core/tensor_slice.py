@@ -75,7 +75,10 @@ class TensorSlice:
         except UnsupportedDtypeError as error:
             error.tensor, error.location = self._name, self._source.location
             raise
-        except (InvalidInputError, ClosedFileError):
+        except InvalidInputError as error:
+            error.args = (self._describe(error),)
+            raise
+        except ClosedFileError:
             raise
         # What frameworks raise for an index that does not suit them.
         except (IndexError, OverflowError, TypeError, ValueError) as error:
