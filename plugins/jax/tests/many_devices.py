@@ -182,9 +182,26 @@ def what_does_not_divide_is_refused_by_name_before_it_is_read(folder: Path) -> N
         assert not spy.counts.any()
     with (
         safe_open(path, "jax", specs()["rows"]) as file,
-        pytest.raises(InvalidInputError, match="cannot be sharded"),
+        pytest.raises(InvalidInputError, match=r"model\.safetensors: tensor 'odd' .* be sharded"),
     ):
         file.get_slice("odd")[:3]
+
+
+def sums_that_are_not_made_yet_are_refused(folder: Path) -> None:
+    # Each device would hold a summand: loaded whole on all of them, the sum would be too large.
+    kinds = (jax.sharding.AxisType.Explicit,)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=kinds)
+    unreduced = NamedSharding(mesh, P(None, None, unreduced={"x"}))
+    with pytest.raises(InvalidInputError, match=r"'w' of shape .* cannot be sharded: .*unreduced"):
+        load_file(written(folder, {"w": W}), unreduced)
+    with jax.set_mesh(mesh):
+        left = jax.device_put(W, NamedSharding(mesh, P(None, "x")))
+        right = jax.device_put(W.T, NamedSharding(mesh, P("x")))
+        array = jax.jit(lambda a, b: jnp.dot(a, b, out_sharding=unreduced))(left, right)
+        with pytest.raises(InvalidInputError, match=r"tensor 'w': .* jax\.sharding\.reshard"):
+            save({"w": array})
+        summed = jax.sharding.reshard(array, P())
+    assert np.array_equal(safetensors_numpy.load(save({"w": summed}))["w"], W @ W.T)
 
 
 def slices_are_sharded(folder: Path) -> None:
@@ -242,6 +259,7 @@ CASES: list[Callable[[Path], None]] = [
     sharded_arrays_are_saved_as_whole_ones,
     shards_of_a_mapped_file_borrow_its_memory,
     slices_are_sharded,
+    sums_that_are_not_made_yet_are_refused,
     trees_come_back_on_the_shardings_of_the_template,
     what_does_not_divide_is_refused_by_name_before_it_is_read,
 ]

@@ -109,12 +109,8 @@ class JaxFramework(HostFramework):
                 "the array's memory was donated or deleted: save before it is donated, or save "
                 "the result of the function that took it"
             )
-        if not tensor.is_fully_addressable and not tensor.is_fully_replicated:
-            raise InvalidInputError(
-                "parts of the array belong to other processes: gather it with "
-                "jax.experimental.multihost_utils.process_allgather(array, tiled=True), or save "
-                "each process's addressable_shards to a file of its own"
-            )
+        if not tensor.is_fully_replicated:
+            _check_parts(tensor)
         return TensorSpec(code, tensor.shape)
 
     def to_array(self, tensor: jax.Array) -> Array:
@@ -214,6 +210,22 @@ class JaxFramework(HostFramework):
 
 def _wide(infos: Mapping[str, TensorInfo]) -> list[str]:
     return [name for name, info in infos.items() if info.dtype in WIDE]
+
+
+def _check_parts(array: jax.Array) -> None:
+    """Refuse a sharded array whose parts here do not make up its values."""
+    if not array.is_fully_addressable:
+        raise InvalidInputError(
+            "parts of the array belong to other processes: gather it with "
+            "jax.experimental.multihost_utils.process_allgather(array, tiled=True), or save "
+            "each process's addressable_shards to a file of its own"
+        )
+    sharding = array.sharding
+    if isinstance(sharding, jax.sharding.NamedSharding) and sharding.spec.unreduced:
+        raise InvalidInputError(
+            "each device holds a summand of the array (its sharding is unreduced): make the sum "
+            "with jax.sharding.reshard()"
+        )
 
 
 def _over_buffer(

@@ -36,7 +36,8 @@ def check_sharding(name: str, shape: tuple[int, ...], sharding: jax.sharding.Sha
         sharding: How it shall lie on devices.
 
     Raises:
-        InvalidInputError: It has more dimensions than the tensor, or does not divide one.
+        InvalidInputError: It has more dimensions than the tensor, does not divide one, or leaves
+            a sum to be made.
 
     Example:
         >>> mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
@@ -49,7 +50,8 @@ def check_sharding(name: str, shape: tuple[int, ...], sharding: jax.sharding.Sha
         checked: Any = sharding  # the base class does not list the method that all have
         checked.check_compatible_aval(shape)
         sharding.shard_shape(shape)
-    except (IndexError, TypeError, ValueError) as error:
+        sharding.addressable_devices_indices_map(shape)
+    except (IndexError, NotImplementedError, TypeError, ValueError) as error:
         cause = " ".join(str(error).split())
         raise InvalidInputError(
             f"tensor {name!r} of shape {list(shape)} cannot be sharded: {cause}"
