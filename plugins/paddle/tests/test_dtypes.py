@@ -164,6 +164,27 @@ def test_the_bytes_of_a_file_are_those_that_numpy_s_plugin_writes(
     assert (tmp_path / "model.safetensors").read_bytes() == expected
 
 
+@pytest.mark.parametrize("code", DTYPES)
+@pytest.mark.parametrize(
+    "index",
+    [
+        (slice(None, None, -1),),
+        (slice(None), slice(None, None, -2)),
+        (slice(None, None, -1), slice(4, 1, -1), slice(1, None)),
+    ],
+    ids=["rows", "every second column", "a part"],
+)
+def test_views_that_go_backwards_are_saved_as_they_are_seen(
+    code: Dtype, index: tuple[slice, ...]
+) -> None:
+    dtype = get_framework("numpy").dtypes[code]
+    raw = np.arange(3 * 5 * 2 * dtype.itemsize, dtype=np.uint8) % (2 if code is Dtype.BOOL else 255)
+    array = raw.view(dtype).reshape(3, 5, 2)
+    view = tensor_of(code, raw.tobytes(), array.shape)[index]
+    assert min(view.strides) < 0
+    assert save({"w": view}) == safetensors_numpy.save({"w": array[index]})
+
+
 @pytest.mark.parametrize("code", MISSING)
 @pytest.mark.parametrize("backend", ["mmap", "pread"])
 def test_what_paddle_lacks_is_refused_with_tensor_dtype_framework_and_file(

@@ -98,9 +98,12 @@ class PaddleFramework(HostFramework):
             return np.empty(shape, dtype)
         host = tensor if tensor.place.is_cpu_place() else tensor.cpu()
         steps = [step * dtype.itemsize for step in host.strides]
-        last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
-        memory = _memory(host, last + dtype.itemsize)
-        array: Array = np.ndarray(shape, dtype, memory, strides=steps)
+        reaches = [(n - 1) * step for n, step in zip(shape, steps, strict=True)]
+        # Backwards, a tensor reaches to addresses before that of its first element.
+        before = -sum(reach for reach in reaches if reach < 0)
+        after = sum(reach for reach in reaches if reach > 0)
+        memory = _memory(host, after + dtype.itemsize, before)
+        array: Array = np.ndarray(shape, dtype, memory, before, steps)
         return array
 
     def from_array(self, array: Array, device: Any) -> Any:
@@ -127,10 +130,10 @@ class PaddleFramework(HostFramework):
         return (str(tensor.place), tensor.data_ptr() - tensor.offset)
 
 
-def _memory(tensor: Any, nbytes: int) -> memoryview:
-    """The first bytes of a tensor on the CPU, which live as long as the result."""
+def _memory(tensor: Any, nbytes: int, before: int = 0) -> memoryview:
+    """The bytes before and from a CPU tensor's first element on; they live with the result."""
     # Paddle's own way to an array, numpy(), copies.
-    memory = (ctypes.c_char * nbytes).from_address(tensor.data_ptr())
+    memory = (ctypes.c_char * (before + nbytes)).from_address(tensor.data_ptr() - before)
     memory.owner = tensor  # type: ignore[attr-defined]
     return memoryview(memory).cast("B")
 
