@@ -257,3 +257,12 @@ def test_saving_a_layer_changes_nothing_in_it(tmp_path: Path) -> None:
     assert values(layer) == before
     assert [p.data_ptr() for p in layer.parameters()] == addresses
     assert save(layer.state_dict())
+
+
+@pytest.mark.parametrize("layer", [None, {"weight": 1}, paddle.nn.Linear])
+def test_other_things_are_no_layers(tmp_path: Path, layer: Any) -> None:
+    path = tmp_path / "model.safetensors"
+    for call in (save_model, load_model):
+        with pytest.raises(InvalidInputError, match=r"expected a paddle\.nn\.Layer"):
+            call(layer, path)
+    assert not path.exists()

@@ -40,7 +40,7 @@ def save_model(
         fsync: Whether to wait until the file is on disk.
 
     Raises:
-        InvalidInputError: A metadata value or a tensor cannot be saved.
+        InvalidInputError: It is no layer, or a metadata value or a tensor cannot be saved.
         UnsupportedDtypeError: The format has no exact equivalent of a dtype.
         OSError: The file system refuses, with `errno` and `filename`.
 
@@ -54,6 +54,7 @@ def save_model(
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
+    _check_layer(layer)
     # Hooks may convert the tensors that are saved, so that tied ones are no longer the same.
     state = _tensors(layer.state_dict())
     notes = dict(metadata or {})
@@ -95,8 +96,8 @@ def load_model(
 
     Raises:
         StateDictError: Names or shapes do not match; the layer is unchanged.
-        InvalidInputError: A tensor is of another kind than the layer's, integers where it has
-            floating-point numbers, say; the layer is unchanged.
+        InvalidInputError: It is no layer, or a tensor is of another kind than the layer's,
+            integers where it has floating-point numbers, say; the layer is unchanged.
         HeaderError: The file is not a valid safetensors file.
         OSError: The file cannot be opened or read.
 
@@ -107,6 +108,7 @@ def load_model(
         >>> load_model(paddle.nn.Linear(2, 2), path)
         ([], [])
     """
+    _check_layer(layer)
     loaded = load_file(filename, device, backend=backend, max_header=max_header)
     state = _tensors(layer.state_dict(use_hook=False))
     covered = {
@@ -127,6 +129,11 @@ def load_model(
         same = tensor.dtype == target.dtype
         target.set_value(tensor if same else tensor.astype(target.dtype))
     return missing, unexpected
+
+
+def _check_layer(layer: object) -> None:
+    if not isinstance(layer, paddle.nn.Layer):
+        raise InvalidInputError(f"expected a paddle.nn.Layer, got {type(layer).__name__}")
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, paddle.Tensor]:
