@@ -133,3 +133,9 @@ def test_a_shape_that_no_array_can_have_is_refused_with_its_name(shape: list[int
     data = len(header).to_bytes(8, "little") + header
     with pytest.raises(InvalidInputError, match=r"tensor 'layer\.7'.*shape"):
         load(data)
+
+
+def test_an_array_of_more_than_64_dimensions_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match=r"'w': an array of 65 dimensions .* reshape"):
+        save({"w": mx.ones([1] * 65)})
+    assert load(save({"w": mx.ones([1] * 64)}))["w"].ndim == 64

@@ -52,6 +52,7 @@ _NUMPY = NumpyFramework()
 _FOREIGN = {"bfloat16", "Zf"}  # formats of buffers that Python cannot cast to bytes
 _DOUBLE = np.dtype("<f8")
 _LONGEST = 2**31 - 1  # MLX's shapes are of signed 32-bit numbers
+_MOST_DIMENSIONS = 64  # of a buffer in Python and of a NumPy array; MLX has no limit of its own
 _BATCH = 64 * 1024 * 1024  # bytes that are in memory twice while they are loaded, if not mapped
 
 
@@ -81,6 +82,11 @@ class MlxFramework(HostFramework):
         if code is None:
             raise UnsupportedDtypeError(
                 tensor.dtype, "the safetensors format", remedy="Convert the array with astype()"
+            )
+        if tensor.ndim > _MOST_DIMENSIONS:
+            raise InvalidInputError(
+                f"an array of {tensor.ndim} dimensions could not be loaded again: reshape it to at "
+                f"most {_MOST_DIMENSIONS}"
             )
         return TensorSpec(code, tensor.shape)
 
