@@ -320,6 +320,25 @@ def test_many_threads_load_and_release_at_once(tmp_path: Path, backend: Any) -> 
     assert totals == [2 * sum(float(array.sum()) for array in expected.values())] * 16
 
 
+@pytest.mark.parametrize("backend", ["mmap", "pread"])
+def test_threads_that_end_maps_and_import_arrays_do_not_wait_for_each_other(
+    tmp_path: Path, backend: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({f"t{i}": paddle.full([8], i) for i in range(2000)}, path)
+    # In a process of its own, because nothing ends threads that wait for each other.
+    program = (
+        "import sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from safetensors_paddle import load_file\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    load = lambda _: len(load_file(sys.argv[1], backend=sys.argv[2]))\n"
+        "    assert list(pool.map(load, range(60))) == [2000] * 60\n"
+    )
+    command = [sys.executable, "-c", program, str(path), backend]
+    subprocess.run(command, check=True, timeout=300)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bfloat16"])
 @pytest.mark.parametrize("padding", range(0, 64, 8))
 def test_paddle_computes_on_borrowed_memory_wherever_it_begins(dtype: str, padding: int) -> None:

@@ -25,6 +25,7 @@ import paddle
 
 from safetensors_core import Dtype, InvalidInputError, TensorInfo
 from safetensors_numpy.framework import NumpyFramework
+from safetensors_paddle.lending import lend
 
 __all__ = ["DTYPES", "from_carrier", "tensors_over"]
 
@@ -110,6 +111,7 @@ def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
     if buffer.readonly:  # Paddle would let its users write through it
         buffer = memoryview(bytearray(buffer))
     memory = np.frombuffer(buffer, np.uint8)
+    lend(memory, buffer)
     # All names at once, so that the order is theirs whatever is made first.
     tensors: dict[str, Any] = dict.fromkeys(infos)
     entries = ((n, i) for n, i in infos.items() if i.data_offsets[0] < i.data_offsets[1])
@@ -167,6 +169,7 @@ def from_carrier(array: Array, code: Dtype) -> Any:
     memory = np.require(array, requirements=["C", "A", "W"]).reshape(-1).view(carrier.dtype)
     # NumPy does not care about the strides of axes with one element; Paddle does.
     suitable: Array = np.ndarray(array.shape, carrier.dtype, memory)
+    lend(suitable, memory)
     try:
         [tensor] = _as_tensors([_import(suitable.__dlpack__())])
     except RuntimeError as error:
