@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,13 @@ def test_a_tensor_that_never_changes_is_not_changed_through_its_exchange(
     array = exchange({"w": tensor}, "numpy")["w"]
     with pytest.raises(ValueError, match="read-only"):
         array[:] = 7
+
+
+def test_paddle_after_tensorflow_is_an_error_and_no_crash() -> None:
+    program = (
+        "import tensorflow, safetensors_core\n"
+        "try: safetensors_core.get_framework('paddle')\n"
+        "except safetensors_core.PluginError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert b"import paddle first" in done.stdout

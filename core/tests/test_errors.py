@@ -21,6 +21,7 @@ from safetensors_core import (
     SafetensorError,
     SharedMemoryError,
     SliceError,
+    StateDictError,
     TensorNotFoundError,
     UnsupportedDtypeError,
 )
@@ -63,6 +64,7 @@ ERRORS: list[SafetensorError] = [
     InvalidInputError("alignment 7"),
     SharedMemoryError([["a", "b"]], "clone() one"),
     ClosedFileError("a.safetensors is closed"),
+    StateDictError("a.safetensors", ["b"], ["c"], {"w": ([1], [2])}),
     PluginError("plugin 'acme' is disabled"),
     FrameworkNotFoundError("framework 'jax' is not installed"),
     TwoPartError("one", second="two"),
@@ -125,3 +127,11 @@ def test_of_very_many_names_only_those_are_compared_that_share_a_half(
 def test_errors_are_imported_without_what_compares_names() -> None:
     program = "import sys, safetensors_core.errors; sys.exit('difflib' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_message_about_shared_memory_stays_short_and_ends_with_the_remedy() -> None:
+    groups = [[f"layer.{i}.{j}" for j in range(100)] for i in range(100)]
+    error = SharedMemoryError(groups, "clone() one")
+    assert error.groups == groups
+    assert len(str(error)) < 3000
+    assert str(error).endswith("and 90 more. clone() one")

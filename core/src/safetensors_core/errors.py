@@ -252,11 +252,10 @@ class SharedMemoryError(InvalidInputError, RuntimeError):
     """
 
     def __init__(self, groups: Sequence[Sequence[str]], remedy: str) -> None:
-        shown = ", ".join("{" + ", ".join(map(repr, group)) + "}" for group in groups[:10])
-        more = f" and {len(groups) - 10} more groups" if len(groups) > 10 else ""
+        shown = ["{" + _listed([repr(name) for name in group]) + "}" for group in groups]
         super().__init__(
             f"these tensors share memory, which would be saved twice and loaded apart: "
-            f"{shown}{more}. {remedy}"
+            f"{_listed(shown)}. {remedy}"
         )
         self.groups = groups
 

@@ -225,7 +225,8 @@ def _by_tensor(tensor: object) -> Framework:
         framework = _by_name(info.name)
         if framework.is_tensor(tensor):
             return framework
-    known = next((package for package in packages if package in EXTRAS), None)
+    installed = {name for info in plugins for name in info.names}
+    known = next((p for p in packages if p in EXTRAS and p not in installed), None)
     raise FrameworkNotFoundError(
         f"no installed plugin takes objects of type {kind.__module__}.{kind.__qualname__} "
         f"({_found(plugins)}). {remedy(known) if known else 'Make it a tensor of a framework'}"

@@ -10,7 +10,12 @@ import ml_dtypes  # gives NumPy the names of its types
 import numpy as np
 import pytest
 
-from safetensors_core import InvalidInputError, SafetensorError, UnsupportedDtypeError
+from safetensors_core import (
+    FrameworkNotFoundError,
+    InvalidInputError,
+    SafetensorError,
+    UnsupportedDtypeError,
+)
 from safetensors_numpy import load, load_file, save, save_file
 
 
@@ -79,3 +84,10 @@ def test_a_shape_that_no_array_can_have_is_refused_with_its_name(
 def test_what_is_no_buffer_is_refused_by_its_type(data: Any) -> None:
     with pytest.raises(InvalidInputError, match=f"got {type(data).__name__}"):
         load(data)
+
+
+def test_an_object_that_an_installed_plugin_refuses_is_not_answered_with_its_installation() -> None:
+    kind = type("Other", (), {"__module__": "numpy.other"})
+    with pytest.raises(FrameworkNotFoundError, match="Make it a tensor") as caught:
+        save({"w": kind()})
+    assert "pip install" not in str(caught.value)

@@ -173,3 +173,16 @@ def test_the_package_has_no_other_names() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = safetensors_tensorflow.nonsense
+
+
+def test_a_first_use_inside_a_function_leaves_the_plugin_usable(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": tf.constant([1.0, 2.0])}, path)
+    program = (
+        "import sys, tensorflow as tf, safetensors_tensorflow as st\n"
+        "traced = tf.function(lambda: st.load_file(sys.argv[1])['w'])\n"
+        "assert traced().numpy().tolist() == [1, 2]\n"
+        "assert st.load_file(sys.argv[1])['w'].numpy().tolist() == [1, 2]\n"
+        "st.save(st.load_file(sys.argv[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)

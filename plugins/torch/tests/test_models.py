@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +54,16 @@ def test_load_model_refuses_a_header_longer_than_it_is_told(path: Path, backend:
     with pytest.raises(HeaderError) as caught:
         load_model(model, path, backend=backend, max_header=length - 1)
     assert caught.value.reason == "header-too-large"
+
+
+@pytest.mark.parametrize("model", [{"w": torch.zeros(1)}, None, torch.zeros(1)], ids=repr)
+def test_what_is_no_module_is_refused(path: Path, model: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"expected a torch\.nn\.Module"):
+        save_model(model, path)
+    assert not path.exists()
+    save_model(torch.nn.Linear(2, 2), path)
+    with pytest.raises(InvalidInputError, match=r"expected a torch\.nn\.Module"):
+        load_model(model, path)
 
 
 @pytest.mark.parametrize("metadata", ["x", "", [("a", "b")], 1, {"a": 1}, {1: "a"}], ids=repr)

@@ -78,7 +78,8 @@ _LARGE = 256 * 1024
 _SMALL = 4096  # mean size in bytes below which tensors are copied where they must be aligned
 _NUMPY = NumpyFramework()
 _NOTHING = np.zeros(0)
-_Eager: Any = type(tf.constant(0))
+with tf.init_scope():  # inside a function that is traced, it would be the type of its symbols
+    _Eager: Any = type(tf.constant(0))
 _KINDS = (tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
 _OTHER_KINDS = {
     tf.RaggedTensor: "save its flat_values and its nested_row_splits as tensors of their own",

@@ -134,6 +134,8 @@ def load_model(
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without what modules keep in it besides tensors."""
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidInputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     state = model.state_dict()
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
