@@ -200,6 +200,28 @@ def test_values_are_converted_to_the_dtypes_of_the_model(path: Path) -> None:
     assert np.asarray(model.weights[0]).tobytes() == np.asarray(expected).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"), [("int64", "uint8"), ("int64", "int32"), ("int32", "float32")]
+)
+def test_integers_are_not_changed(path: Path, found: str, expected: str) -> None:
+    layer = layers.Layer(name="counter")
+    layer.count = layer.add_weight(shape=(2,), dtype=expected, name="count", initializer="ones")
+    layer.built = True
+    save_file({"counter/count": tf.constant([300, -1], found)}, path)
+    with pytest.raises(InvalidInputError, match=f"cannot become {expected}"):
+        load_model(layer, path)
+    assert np.asarray(layer.count).tolist() == [1, 1]
+
+
+def test_integers_become_wider_ones(path: Path) -> None:
+    layer = layers.Layer(name="counter")
+    layer.count = layer.add_weight(shape=(2,), dtype="int64", name="count", initializer="ones")
+    layer.built = True
+    save_file({"counter/count": tf.constant([300, -1], "int32")}, path)
+    assert load_model(layer, path) == ([], [])
+    assert np.asarray(layer.count).tolist() == [300, -1]
+
+
 def test_fractions_do_not_become_integers(path: Path) -> None:
     layer = layers.Layer(name="counter")
     layer.count = layer.add_weight(shape=(2,), dtype="int32", name="count", initializer="ones")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from safetensors_core import MAX_HEADER, InvalidInputError, match_state_dict
-from safetensors_paddle import load_file, save_file
+from safetensors_core import MAX_HEADER, InvalidInputError, match_state_dict, safe_open
+from safetensors_paddle import save_file
 
 if TYPE_CHECKING:
     from safetensors_core.reader import Backend
@@ -49,7 +49,8 @@ def save_model(
         >>> tied[1].weight = tied[0].weight
         >>> path = tmp_path / "tied.safetensors"
         >>> save_model(tied, path)
-        >>> sorted(load_file(path))
+        >>> with safe_open(path, "paddle") as file:
+        ...     file.keys()
         ['0.bias', '0.weight', '1.bias']
     """
     if metadata is not None and not isinstance(metadata, Mapping):
@@ -109,23 +110,21 @@ def load_model(
         ([], [])
     """
     _check_layer(layer)
-    loaded = load_file(filename, device, backend=backend, max_header=max_header)
     state = _tensors(layer.state_dict(use_hook=False))
-    covered = {
-        name for group in _tied(state) if not loaded.keys().isdisjoint(group) for name in group
-    }
-    location = os.fspath(filename)
-    missing, unexpected = match_state_dict(
-        location,
-        {name: tuple(tensor.shape) for name, tensor in loaded.items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        strict=strict,
-        covered=covered,
-    )
-    matched = [(name, state[name], loaded[name]) for name in loaded if name in state]
-    for name, target, tensor in matched:
-        _check_kinds(location, name, tensor, target)
-    for _, target, tensor in matched:
+    with safe_open(filename, "paddle", device, backend=backend, max_header=max_header) as file:
+        found = file.header.tensors
+        missing, unexpected = match_state_dict(
+            os.fspath(filename),
+            {name: info.shape for name, info in found.items()},
+            {name: tuple(tensor.shape) for name, tensor in state.items()},
+            strict=strict,
+            covered={name for group in _tied(state) if found.keys() & set(group) for name in group},
+        )
+        loaded = file.get_tensors(name for name in found if name in state)
+    for name, tensor in loaded.items():
+        _check_kinds(os.fspath(filename), name, tensor, state[name])
+    for name, tensor in loaded.items():
+        target = state[name]
         same = tensor.dtype == target.dtype
         target.set_value(tensor if same else tensor.astype(target.dtype))
     return missing, unexpected

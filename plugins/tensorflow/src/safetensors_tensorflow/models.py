@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from safetensors_core import (
     MAX_HEADER,
@@ -16,6 +17,7 @@ from safetensors_core import (
     safe_open,
     save_file,
 )
+from safetensors_numpy.framework import NumpyFramework
 
 if TYPE_CHECKING:
     from safetensors_core.reader import Backend
@@ -74,7 +76,7 @@ def load_model(
     """Load a file into a Keras model, by the paths of its variables.
 
     Only tensors that the model has are read. Values are converted to the dtypes of the model's
-    variables, as Keras does when it assigns.
+    variables: fractions to any precision, and integers to types that hold them all.
 
     Args:
         model: A model or layer of Keras 3 that is built; its variables get new values.
@@ -146,18 +148,9 @@ def _weights(model: keras.Layer) -> dict[str, keras.Variable]:
 
 
 def _check_kind(name: str, found: Dtype, expected: str) -> None:
-    """Refuse conversions that no cast can make sense of: fractions to integers, and such."""
-    if _rank(found.value) > _rank(expected):
+    """Refuse a conversion that would change more than the precision of a fraction."""
+    fractions = found.value.startswith(("F", "BF")) and "float" in expected
+    if not fractions and not np.can_cast(NumpyFramework.dtypes[found], expected, "safe"):
         raise InvalidInputError(
             f"tensor {name!r}: {found} in the file cannot become {expected} in the model"
         )
-
-
-def _rank(dtype: str) -> int:
-    """Position among the kinds of numbers, of which each holds the ones before it."""
-    dtype = dtype.lower()
-    if dtype.startswith("bool"):
-        return 0
-    if dtype.startswith(("i", "u")):
-        return 1
-    return 3 if dtype.startswith("c") else 2
