@@ -14,7 +14,6 @@ Tensors that come from DLPack one by one have memory, size and count of changes 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -112,29 +111,19 @@ def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
         buffer = memoryview(bytearray(buffer))
     memory = np.frombuffer(buffer, np.uint8)
     lend(memory, buffer)
-    # All names at once, so that the order is theirs whatever is made first.
-    tensors: dict[str, Any] = dict.fromkeys(infos)
-    entries = ((n, i) for n, i in infos.items() if i.data_offsets[0] < i.data_offsets[1])
-    while chunk := list(itertools.islice(entries, _AT_ONCE)):
-        tensors.update(zip([n for n, _ in chunk], _as_tensors(_held(chunk, memory)), strict=True))
-    viewed = {code: carrier.seen_as for code, carrier in _CARRIERS.items() if carrier.seen_as}
-    view = _view()
-    for name, info in infos.items():
-        if info.data_offsets[0] == info.data_offsets[1]:
-            tensors[name] = _empty(info.shape, info.dtype, f"tensor {name!r}: ")
-        elif info.dtype in viewed:
-            tensors[name] = view(tensors[name], viewed[info.dtype])
-    return tensors
-
-
-def _held(entries: list[tuple[str, TensorInfo]], memory: Array) -> list[Any]:
-    """What Paddle makes of each array over the memory, as long as it is no tensor yet."""
     address = memory.ctypes.data
     ndarray, carriers = np.ndarray, _CARRIERS
-    held = []
-    for name, info in entries:
-        begin = info.data_offsets[0]
-        dtype, item, _ = carriers[info.dtype]
+    # All names at once, so that the order is theirs whatever is made first.
+    tensors: dict[str, Any] = dict.fromkeys(infos)
+    names: list[str] = []
+    held: list[Any] = []  # what Paddle makes of an array, as long as it is no tensor yet
+    viewed: list[tuple[str, Any]] = []
+    for name, info in infos.items():
+        begin, end = info.data_offsets
+        if begin == end:
+            tensors[name] = _empty(info.shape, info.dtype, f"tensor {name!r}: ")
+            continue
+        dtype, item, seen_as = carriers[info.dtype]
         try:
             array = ndarray(info.shape, dtype, memory, begin)
             if (address + begin) % item:
@@ -142,7 +131,17 @@ def _held(entries: list[tuple[str, TensorInfo]], memory: Array) -> list[Any]:
             held.append(_import(array.__dlpack__()))
         except (RuntimeError, ValueError) as error:
             raise _refusal(info.shape, error, f"tensor {name!r}: ") from error
-    return held
+        names.append(name)
+        if seen_as is not None:
+            viewed.append((name, seen_as))
+        if len(held) == _AT_ONCE:
+            tensors.update(zip(names, _as_tensors(held), strict=True))
+            names, held = [], []
+    tensors.update(zip(names, _as_tensors(held), strict=True))
+    view = _view()
+    for name, seen_as in viewed:
+        tensors[name] = view(tensors[name], seen_as)
+    return tensors
 
 
 def from_carrier(array: Array, code: Dtype) -> Any:
