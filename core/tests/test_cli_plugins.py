@@ -304,7 +304,12 @@ def test_demo_that_is_stopped_leaves_nothing_behind(
     install_pairs(install, "stopped", fault)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    done = run("demo", "--framework", "stopped", env={**os.environ, "TMPDIR": str(scratch)})
+    # A program that is started where a signal is ignored, as by nohup, would ignore it as well.
+    previous = signal.signal(number, signal.default_int_handler)
+    try:
+        done = run("demo", "--framework", "stopped", env={**os.environ, "TMPDIR": str(scratch)})
+    finally:
+        signal.signal(number, previous)
     assert (done.returncode, done.stderr) == (status, message)
     assert os.listdir(scratch) == []
 
