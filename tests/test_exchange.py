@@ -78,13 +78,23 @@ def test_tensors_exchanged_in_memory_keep_their_bits(first: str, second: str, dt
     assert all(given[name] is names[name] for name in names)
 
 
-@pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_a_dtype_that_the_other_lacks_is_refused_by_name(first: str, second: str) -> None:
-    lacking = get_framework(first).dtypes.keys() - get_framework(second).dtypes.keys()
-    for dtype in lacking:
-        given = load(golden_file(dtype), first)
-        with pytest.raises(UnsupportedDtypeError, match=f"tensor '.*': dtype {dtype.value} .*"):
-            exchange(given, second)
+@pytest.mark.parametrize(
+    ("first", "second", "dtype"),
+    [
+        (first, second, dtype)
+        for first, second in PAIRS
+        for dtype in sorted(
+            get_framework(first).dtypes.keys() - get_framework(second).dtypes.keys()
+        )
+    ],
+    ids=identify,
+)
+def test_a_dtype_that_the_other_lacks_is_refused_by_name(
+    first: str, second: str, dtype: Dtype
+) -> None:
+    given = load(golden_file(dtype), first)
+    with pytest.raises(UnsupportedDtypeError, match=f"tensor '.*': dtype {dtype.value} .*"):
+        exchange(given, second)
 
 
 def address(tensor: Any) -> int:

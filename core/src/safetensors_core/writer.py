@@ -183,17 +183,15 @@ def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buff
 
 def _entries(tensors: Mapping[str, Any]) -> dict[str, _Entry]:
     """Describe every tensor and let each framework refuse what cannot be saved together."""
+    groups: dict[Framework, dict[str, Any]] = {}
+    entries: dict[str, _Entry] = {}
     with collector.paused():
-        described = describe_tensors(tensors)
-        groups: dict[Framework, dict[str, Any]] = {}
-        for name, (framework, tensor, _) in described.items():
-            groups.setdefault(framework, {})[name] = tensor
+        for name, known in describe_tensors(tensors).items():
+            groups.setdefault(known.framework, {})[name] = known.tensor
+            entries[name] = _Entry(known.spec, partial(_whole, known))
     for framework, group in groups.items():
         framework.check_saveable(group)
-    with collector.paused():
-        return {
-            name: _Entry(known.spec, partial(_whole, known)) for name, known in described.items()
-        }
+    return entries
 
 
 def _whole(tensor: DescribedTensor) -> tuple[Buffer]:

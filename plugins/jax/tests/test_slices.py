@@ -83,7 +83,7 @@ def test_an_index_that_does_not_fit_is_refused_with_file_tensor_and_shape(
 def test_any_index_gives_what_numpy_gives(
     tmp_path_factory: pytest.TempPathFactory, index: Any, backend: Any
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "any-index.safetensors"
+    path = tmp_path_factory.getbasetemp() / "any-index-jax.safetensors"
     if not path.exists():
         save_file({"w": jnp.asarray(GRID)}, path, fsync=False)
     with safe_open(path, "jax", backend=backend) as file:

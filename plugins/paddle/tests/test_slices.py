@@ -168,7 +168,7 @@ def test_any_index_gives_what_numpy_gives(
         np.broadcast(*lists)
     except ValueError:  # lists that do not go together
         index = tuple(0 if isinstance(item, list) else item for item in index)
-    path = tmp_path_factory.getbasetemp() / "any-index.safetensors"
+    path = tmp_path_factory.getbasetemp() / "any-index-paddle.safetensors"
     save_file({"w": paddle.to_tensor(GRID)}, path, fsync=False)
     with safe_open(path, "paddle", backend=backend) as file:
         part = file.get_slice("w")[index]

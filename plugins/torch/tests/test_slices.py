@@ -129,7 +129,7 @@ def test_any_index_gives_what_python_s_own_lists_give(
         slice(None) if isinstance(item, list) and i != first_list else item
         for i, item in enumerate(index)
     )
-    path = tmp_path_factory.getbasetemp() / "any-index.safetensors"
+    path = tmp_path_factory.getbasetemp() / "any-index-torch.safetensors"
     save_file({"w": GRID}, path, fsync=False)
     with safe_open(path, "torch", backend=backend) as file:
         part = file.get_slice("w")[index]

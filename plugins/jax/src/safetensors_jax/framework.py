@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -35,29 +34,8 @@ __all__ = ["JaxFramework"]
 
 Array = npt.NDArray[Any]
 
-# The runtime has no types of 6 bits, and no complex numbers of 128.
-_DTYPES: dict[Dtype, np.dtype[Any]] = {
-    Dtype.BOOL: np.dtype(np.bool_),
-    Dtype.F4: np.dtype(ml_dtypes.float4_e2m1fn),
-    Dtype.U8: np.dtype(np.uint8),
-    Dtype.I8: np.dtype(np.int8),
-    Dtype.F8_E5M2: np.dtype(ml_dtypes.float8_e5m2),
-    Dtype.F8_E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
-    Dtype.F8_E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
-    Dtype.F8_E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
-    Dtype.F8_E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
-    Dtype.I16: np.dtype(np.int16),
-    Dtype.U16: np.dtype(np.uint16),
-    Dtype.F16: np.dtype(np.float16),
-    Dtype.BF16: np.dtype(ml_dtypes.bfloat16),
-    Dtype.I32: np.dtype(np.int32),
-    Dtype.U32: np.dtype(np.uint32),
-    Dtype.F32: np.dtype(np.float32),
-    Dtype.C64: np.dtype(np.complex64),
-    Dtype.F64: np.dtype(np.float64),
-    Dtype.I64: np.dtype(np.int64),
-    Dtype.U64: np.dtype(np.uint64),
-}
+# NumPy's and `ml_dtypes`' types are JAX's as well, but its runtime has none of 6 bits.
+_DTYPES = {code: dtype for code, dtype in NumpyFramework.dtypes.items() if code.bits != 6}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _NUMPY = NumpyFramework()
 

@@ -96,10 +96,11 @@ class MlxFramework(HostFramework):
 
     def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
         """Refuse what MLX lacks, and say what to do where there is a way."""
-        for name, info in infos.items():
-            if info.dtype not in _DTYPES:
-                remedy = _REMEDIES.get(info.dtype, "")
-                raise UnsupportedDtypeError(info.dtype, "mlx", tensor=name, remedy=remedy)
+        try:
+            super().check_dtypes(infos)
+        except UnsupportedDtypeError as error:
+            error.remedy = _REMEDIES.get(Dtype(error.dtype), "")
+            raise
 
     def check_saveable(self, tensors: Mapping[str, mx.array]) -> None:
         """Evaluate all arrays at once, and refuse those that cannot be evaluated here."""
