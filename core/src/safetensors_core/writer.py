@@ -24,7 +24,7 @@ from safetensors_core.sources.local import check_path, is_network_file, is_url
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["save", "save_file", "save_stream"]
+__all__ = ["save", "save_file", "save_stream", "stream_to_bytes"]
 
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
 
@@ -95,7 +95,12 @@ def save(
         >>> len(save({"w": np.zeros(4)}))
         96
     """
-    entries = _entries(tensors)
+    return _to_bytes(_entries(tensors), metadata, alignment)
+
+
+def _to_bytes(
+    entries: Mapping[str, _Entry], metadata: Mapping[str, str] | None, alignment: int
+) -> bytes:
     beginning, infos = _lay_out(entries, metadata, alignment)
     output = io.BytesIO()
     output.write(beginning)
@@ -141,13 +146,47 @@ def save_stream(
         >>> path.stat().st_size
         1024080
     """
+    _write_file(_collected(entries), filename, metadata, alignment, fsync)
+
+
+def stream_to_bytes(
+    entries: Iterable[tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    alignment: int = 8,
+) -> bytes:
+    """Save tensors whose bytes are produced one chunk at a time to bytes.
+
+    Args:
+        entries: As `save_stream` takes them.
+        metadata: Strings by name to store in the header.
+        alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+
+    Returns:
+        The bytes that `save_stream` would write.
+
+    Raises:
+        InvalidInputError: An entry cannot be saved, occurs twice, or yields more or fewer
+            bytes than its spec says.
+
+    Example:
+        >>> from safetensors_core import Dtype, TensorSpec
+        >>> len(stream_to_bytes([("w", TensorSpec(Dtype.U8, (4,)), lambda: [b"1234"])]))
+        68
+    """
+    return _to_bytes(_collected(entries), metadata, alignment)
+
+
+def _collected(
+    entries: Iterable[tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]],
+) -> dict[str, _Entry]:
     collected: dict[str, _Entry] = {}
     for entry in entries:
         name, spec, chunks = _checked_entry(entry)
         if name in collected:
             raise InvalidInputError(f"tensor {name!r} occurs twice")
         collected[name] = _Entry(spec, partial(_settled, name, chunks))
-    _write_file(collected, filename, metadata, alignment, fsync)
+    return collected
 
 
 def _checked_entry(entry: Any) -> tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]:

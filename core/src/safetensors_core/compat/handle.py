@@ -1,0 +1,377 @@
+"""`safe_open` as the reference has it, and the slices that it gives."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from safetensors_core.compat.indexing import checked_index
+from safetensors_core.compat.prefetch import PrefetchLoader, TensorMeta, checked_plan
+from safetensors_core.compat.settings import is_strict
+from safetensors_core.compat.translation import check_path, reading
+from safetensors_core.dtypes import Dtype
+from safetensors_core.errors import InvalidInputError, SafetensorError, UnsupportedDtypeError
+from safetensors_core.plugins import get_framework
+from safetensors_core.reader import safe_open as open_file
+from safetensors_core.tensor_slice import TensorSlice
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["PySafeSlice", "safe_open"]
+
+_FRAMEWORKS = {
+    **dict.fromkeys(("pt", "torch", "pytorch"), "torch"),
+    **dict.fromkeys(("np", "numpy"), "numpy"),
+    **dict.fromkeys(("tf", "tensorflow"), "tensorflow"),
+    **dict.fromkeys(("jax", "flax"), "jax"),
+    "paddle": "paddle",
+    "mlx": "mlx",
+}
+_NOT_IN_NUMPY = {dtype for dtype in Dtype if dtype.bits < 16 and "F" in dtype}
+_BACKENDS = ("mmap", "pread")
+_ACCELERATORS = "cuda|mps|npu|xpu|xla|mlu|musa|hpu"
+_DEVICE = re.compile(rf"cpu|({_ACCELERATORS})(:\d+)?")
+_OTHER_DEVICE = re.compile(r"meta|cpu:\d+")  # what torch has and the reference does not know
+
+
+class safe_open:  # noqa: N801  # the name that programs import
+    """An open safetensors file, with the methods and the manners of the reference.
+
+    With PyTorch and ``backend="mmap"`` tensors borrow a map of the file; otherwise they own
+    their memory. `safetensors_core.safe_open` does more.
+
+    Args:
+        filename: Path of the file.
+        framework: ``"pt"``, ``"np"``, ``"tf"``, ``"flax"``, ``"paddle"`` or ``"mlx"``, or the
+            name of any installed plugin.
+        device: Where tensors shall live.
+        backend: ``"mmap"`` or ``"pread"``.
+
+    Raises:
+        SafetensorError: The file is not valid, or an argument is unknown.
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be opened.
+
+    Example:
+        >>> with safe_open(model_path, framework="np") as f:
+        ...     f.keys(), f.get_slice("weight")[:, 1]
+        (['bias', 'weight'], array([1., 4.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        filename: str | os.PathLike[str],
+        framework: str,
+        device: Any = ...,
+        *,
+        backend: str = "mmap",
+    ) -> None:
+        check_path(filename)
+        name = _framework_name(framework)
+        if not isinstance(backend, str):
+            raise TypeError(
+                f"argument 'backend': {type(backend).__name__!r} object is not an instance of 'str'"
+            )
+        if backend not in _BACKENDS:
+            raise SafetensorError(
+                f'backend "{backend}" is invalid (expected one of: "mmap", "pread")'
+            )
+        self._device = _checked_device(device, name)
+        self._framework = name
+        # Tensors of the other frameworks own their memory, as they do with the reference: a
+        # program may overwrite the file in place and keep them.
+        self._mapped = name == "torch" and backend == "mmap"
+        with reading():
+            try:
+                self._open: open_file | None = open_file(
+                    filename, name, self._device, backend="mmap" if self._mapped else "pread"
+                )
+            except InvalidInputError as error:
+                code = errno.EISDIR if os.path.isdir(filename) else errno.ENODEV
+                raise OSError(code, os.strerror(code), os.fspath(filename)) from error
+
+    def __enter__(self) -> Self:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc_value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Close the file. Tensors and slices that were handed out stay valid."""
+        self._open = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    def keys(self) -> list[str]:
+        """Names of the tensors, sorted.
+
+        Raises:
+            SafetensorError: The file is closed.
+
+        Example:
+            >>> safe_open(model_path, "np").keys()
+            ['bias', 'weight']
+        """
+        return self._file().keys()
+
+    def offset_keys(self) -> list[str]:
+        """Names of the tensors in the order of their bytes in the file.
+
+        Raises:
+            SafetensorError: The file is closed.
+
+        Example:
+            >>> safe_open(model_path, "np").offset_keys()
+            ['bias', 'weight']
+        """
+        return self._file().offset_keys()
+
+    def metadata(self) -> dict[str, str] | None:
+        """The file's metadata, or None where it has none.
+
+        Raises:
+            SafetensorError: The file is closed.
+
+        Example:
+            >>> safe_open(model_path, "np").metadata()
+            {'format': 'np'}
+        """
+        return self._file().metadata()
+
+    def get_tensor(self, name: str) -> Any:
+        """Load one tensor.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            SafetensorError: The file has no such tensor, is closed, or holds a dtype that the
+                framework does not have.
+
+        Example:
+            >>> safe_open(model_path, "np").get_tensor("bias")
+            array([0., 0., 0.], dtype=float32)
+        """
+        _check_name(name)
+        with reading():
+            return self._readable((name,)).get_tensor(name)
+
+    def get_tensors(self) -> dict[str, Any]:
+        """Load every tensor, in the order of the file.
+
+        Raises:
+            SafetensorError: The file is closed, or holds a dtype that the framework has not.
+
+        Example:
+            >>> list(safe_open(model_path, "np").get_tensors())
+            ['bias', 'weight']
+        """
+        file = self._file()
+        with reading():
+            return self._readable(file.header.tensors).get_tensors()
+
+    def get_slice(self, name: str) -> PySafeSlice:
+        """A tensor of which only what is indexed will be loaded.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            SafetensorError: The file has no such tensor, or is closed.
+
+        Example:
+            >>> safe_open(model_path, "np").get_slice("weight").get_shape()
+            [2, 3]
+        """
+        _check_name(name)
+        with reading():
+            file = self._readable((name,))
+            if self._mapped:
+                return _MappedTorchSlice(file, name, self._device)
+            return PySafeSlice(file, name)
+
+    def get_tensor_meta(self, name: str) -> TensorMeta:
+        """A tensor's entry in the header; no data is read.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            SafetensorError: The file has no such tensor, or is closed.
+
+        Example:
+            >>> safe_open(model_path, "np").get_tensor_meta("weight")
+            TensorMeta(dtype='F32', shape=[2, 3], data_offsets=(12, 36))
+        """
+        _check_name(name)
+        file = self._file()
+        with reading():
+            dtype = file.get_slice(name).get_dtype()
+        info = file.header.tensors[name]
+        return TensorMeta(dtype, list(info.shape), info.data_offsets)
+
+    def prefetch(
+        self,
+        plan: Mapping[str, slice | None] | None = None,
+        *,
+        device: str | int | None = None,
+        threads: int = 8,
+    ) -> PrefetchLoader:
+        """Start loading tensors in the background.
+
+        The reference needs PyTorch and a CUDA device; here any framework and device will do,
+        but in strict mode.
+
+        Args:
+            plan: Which tensors: None for a whole one, or a slice of its first dimension with
+                step 1. Every tensor whole by default.
+            device: Where to; the file's own device by default.
+            threads: How many tensors are read at a time.
+
+        Returns:
+            What hands out each tensor once.
+
+        Raises:
+            SafetensorError: The plan names what the file does not have, or cannot be sliced.
+
+        Example:
+            >>> with safe_open(model_path, "np").prefetch() as loader:
+            ...     sorted(name for name, tensor in loader)
+            ['bias', 'weight']
+        """
+        file = self._file()
+        target = self._device if device is None else _checked_device(device, self._framework)
+        if is_strict() and self._framework != "torch":
+            raise SafetensorError('prefetch is only compatible with framework="pt"')
+        if is_strict() and not str(target).startswith("cuda"):
+            raise SafetensorError(f"prefetch loads to cuda devices, not {target}")
+        shapes = {name: info.shape for name, info in file.header.tensors.items()}
+        wanted = checked_plan(plan, shapes)
+        loads = {name: partial(_load, file, name, rows, target) for name, rows in wanted.items()}
+        return PrefetchLoader(loads, threads)
+
+    def _readable(self, names: Iterable[str]) -> open_file:
+        """The file, if the reference would give these tensors too or need not be asked."""
+        file = self._file()
+        if is_strict() and self._framework == "numpy":
+            for name in names:
+                info = file.header.tensors.get(name)
+                if info is not None and info.dtype in _NOT_IN_NUMPY:
+                    raise UnsupportedDtypeError(info.dtype, "numpy", tensor=name)
+        return file
+
+    def _file(self) -> open_file:
+        file = self._open  # read once: another thread may close the file
+        if file is None:
+            raise SafetensorError("File is closed")
+        return file
+
+
+class PySafeSlice:
+    """A tensor in a file, loaded where it is indexed. Made by `safe_open.get_slice`.
+
+    It takes integers, slices with positive steps and one ellipsis. It stays valid after the
+    file is closed.
+
+    Example:
+        >>> safe_open(model_path, "np").get_slice("weight")[1, :2]
+        array([3., 4.], dtype=float32)
+    """
+
+    def __init__(self, file: open_file, name: str) -> None:
+        self._slice: TensorSlice = file.get_slice(name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    def get_shape(self) -> list[int]:
+        """Shape of the whole tensor, as the file has it.
+
+        Example:
+            >>> safe_open(model_path, "np").get_slice("bias").get_shape()
+            [3]
+        """
+        return self._slice.get_shape()
+
+    def get_dtype(self) -> str:
+        """The format's code of the element type.
+
+        Example:
+            >>> safe_open(model_path, "np").get_slice("bias").get_dtype()
+            'F32'
+        """
+        return self._slice.get_dtype()
+
+    def __getitem__(self, index: Any) -> Any:
+        with reading():
+            return self._slice[checked_index(index, self.get_shape())]
+
+
+class _MappedTorchSlice(PySafeSlice):
+    """A slice of a mapped tensor, which PyTorch itself indexes: a view costs nothing."""
+
+    def __init__(self, file: open_file, name: str, device: Any) -> None:
+        super().__init__(file, name)
+        self._tensor = _load(file, name, None, "cpu")
+        self._device = device
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tensor[index].to(self._device)
+
+
+def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:
+    """A tensor, or rows of it, on a device that need not be that of the file."""
+    info = file.header.tensors[name]
+    if rows is None:
+        return file._framework.load(file._source, {name: info}, device)[name]
+    return TensorSlice(name, info, file._source, file._framework, device)[rows]
+
+
+def _framework_name(framework: object) -> str:
+    """The name of a framework, also of one that only we have a plugin for."""
+    if not isinstance(framework, str):
+        kind = "'None'" if framework is None else f"{type(framework).__name__!r} object"
+        raise TypeError(f"argument 'framework': {kind} is not an instance of 'str'")
+    if framework in _FRAMEWORKS:
+        return _FRAMEWORKS[framework]
+    try:
+        if not is_strict():
+            return get_framework(framework).name
+    except SafetensorError as error:
+        raise SafetensorError(f"framework {framework} is invalid") from error
+    raise SafetensorError(f"framework {framework} is invalid")
+
+
+def _checked_device(device: Any, framework: str) -> Any:
+    if device is None or isinstance(device, EllipsisType):
+        return "cpu"
+    text = str(device)
+    if isinstance(device, int) and not isinstance(device, bool) and device >= 0:
+        text = f"cuda:{device}"
+    known = _DEVICE.fullmatch(text) is not None
+    if framework == "torch":
+        if not known and (is_strict() or not _OTHER_DEVICE.fullmatch(text)):
+            shown = device if isinstance(device, str) else repr(device)
+            raise SafetensorError(f"device {shown} is invalid")
+    elif known and text != "cpu" and (framework == "numpy" or is_strict()):
+        shown = text if ":" in text else f"{text}:0"
+        raise SafetensorError(f"Device {shown} is not supported for framework {framework}")
+    elif not known and (framework == "numpy" or is_strict()):
+        raise SafetensorError(f"device {device} is invalid")
+    return device
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        kind = "'None'" if name is None else f"{type(name).__name__!r} object"
+        raise TypeError(f"argument 'name': {kind} is not an instance of 'str'")

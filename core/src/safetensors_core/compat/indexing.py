@@ -1,0 +1,133 @@
+"""What the reference takes for an index, where it does not leave that to PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index as as_integer
+from typing import Any
+
+from safetensors_core.compat.settings import is_strict
+from safetensors_core.errors import SafetensorError
+
+__all__ = ["checked_index"]
+
+_SIGNED = range(-(1 << 63), 1 << 63)
+
+
+def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
+    """An index that the reference takes, in full and without negative numbers.
+
+    Negative bounds of a slice, a start behind its stop, and any slice of an axis of size 0 are
+    bugs of the reference rather than rules: they mean what they mean in NumPy, and are refused
+    in strict mode only.
+
+    Args:
+        index: What stands between the brackets.
+        shape: Shape of the tensor.
+
+    Returns:
+        One integer or slice for each dimension.
+
+    Raises:
+        SafetensorError: The reference refuses the index; in its words.
+        TypeError: A bound of a slice is no integer.
+
+    Example:
+        >>> checked_index((..., -1), (10, 5))
+        (slice(None, None, None), 4)
+        >>> checked_index(slice(None, 20), (10, 5))
+        Traceback (most recent call last):
+        safetensors_core.errors.SafetensorError: Error during slicing [:20] with shape [10, 5]: ...
+    """
+    if isinstance(index, list):
+        if index:
+            raise SafetensorError("Non empty lists are not implemented")
+        index = slice(0, 0)
+    items = _spread(index if isinstance(index, tuple) else (index,), len(shape))
+    for axis, item in enumerate(items[: len(shape)]):
+        if isinstance(item, int):
+            items[axis] = _counted(item, axis, shape[axis])
+    if len(items) > len(shape):
+        raise _refusal(items, shape, "more slicing indexes than dimensions in tensor")
+    for axis, (item, size) in enumerate(zip(items, shape, strict=True)):
+        beyond = item if isinstance(item, int) else _beyond(item, size)
+        if beyond is not None and beyond >= size:
+            reason = f"index {beyond} out of bounds for tensor dimension #{axis} of size {size}"
+            raise _refusal(items, shape, reason)
+    return tuple(items)
+
+
+def _spread(items: tuple[Any, ...], dimensions: int) -> list[int | slice]:
+    """The items of an index with the dimensions that an ellipsis stands for."""
+    known: list[Any] = []
+    for position, item in enumerate(items):
+        known.append(_item(item, position))
+    ellipses = sum(item is Ellipsis for item in known)
+    if ellipses > 1:
+        raise SafetensorError("Only one ellipsis (...) is allowed in slice index")
+    rest = [slice(None)] * (dimensions - (len(known) - ellipses))
+    if not ellipses:
+        return known + rest
+    position = next(i for i, item in enumerate(known) if item is Ellipsis)
+    return known[:position] + rest + known[position + 1 :]
+
+
+def _item(item: Any, position: int) -> Any:
+    if item is Ellipsis:
+        return item
+    if isinstance(item, slice):
+        return _checked_slice(item)
+    try:
+        number = as_integer(item)
+    except TypeError:
+        number = None
+    if number is None or number not in _SIGNED:
+        raise SafetensorError(
+            f"Unsupported slice index at position {position}: expected slice, int, or ellipsis"
+        )
+    return number
+
+
+def _checked_slice(item: slice) -> slice:
+    start, stop, step = (
+        None if part is None else as_integer(part) for part in (item.start, item.stop, item.step)
+    )
+    if step is not None and step <= 0:
+        raise SafetensorError(f"Slice step must be a positive integer, got {step}")
+    if is_strict():
+        if min(start or 0, stop or 0) < 0:
+            raise OverflowError("can't convert negative int to unsigned")
+        if start is not None and stop is not None and start > stop:
+            raise SafetensorError(f"Slice start {start} lies behind its stop {stop}")
+    return slice(start, stop, step)
+
+
+def _counted(number: int, axis: int, size: int) -> int:
+    """An index from the beginning, where a negative one counts from the end."""
+    if number >= 0:
+        return number
+    if number + size < 0:
+        raise SafetensorError(f"Invalid index {number} for dimension {axis} of size {size}")
+    return number + size
+
+
+def _beyond(item: slice, size: int) -> int | None:
+    """The first element that a slice names and a dimension may not have."""
+    start, stop = item.start or 0, item.stop
+    if start < 0 or (stop is not None and stop < 0):
+        return None
+    if size == 0 and not is_strict():
+        return None
+    if start >= size or stop is None:
+        return int(start)
+    return int(stop) - 1 if stop > size else None
+
+
+def _refusal(items: Sequence[int | slice], shape: Sequence[int], reason: str) -> SafetensorError:
+    shown = ", ".join(str(item) if isinstance(item, int) else _shown(item) for item in items)
+    return SafetensorError(f"Error during slicing [{shown}] with shape {list(shape)}: {reason}")
+
+
+def _shown(item: slice) -> str:
+    start, stop = ("" if part is None else str(part) for part in (item.start, item.stop))
+    return f"{start}:{stop}" + ("" if item.step is None else f":{item.step}")

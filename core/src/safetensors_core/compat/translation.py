@@ -1,0 +1,205 @@
+"""Our errors in the words of the reference, which programs and their tests rely on.
+
+The words were read off version 0.8.0 of the reference. Our own error, which says more, stays
+behind each as its cause and is shown with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+
+from safetensors_core.errors import (
+    ClosedFileError,
+    FrameworkNotFoundError,
+    HeaderError,
+    InvalidInputError,
+    Reason,
+    SafetensorError,
+    SliceError,
+    TensorNotFoundError,
+    UnsupportedDtypeError,
+)
+
+__all__ = ["check_metadata", "check_path", "check_tensors", "reading", "saving"]
+
+_DTYPES = (
+    "bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, "
+    "bfloat16, float8_e4m3fn, float8_e4m3fnuz, float8_e5m2, float8_e5m2fnuz, float8_e8m0fnu, "
+    "float4_e2m1fn_x2, complex64"
+)
+_TOO_LARGE = "header too large"
+_OFFSET = "invalid offset for tensor `{tensor}`"
+_NOT_COVERED = "incomplete metadata, file not fully covered"
+
+# What begins as another format has a length that is none: eight letters are a large number.
+_HEADER = {
+    Reason.EMPTY: "header too small",
+    Reason.TOO_SHORT: "header too small",
+    Reason.GIT_LFS_POINTER: _TOO_LARGE,
+    Reason.HTML_PAGE: _TOO_LARGE,
+    Reason.ZIP_ARCHIVE: _TOO_LARGE,
+    Reason.PICKLE: _TOO_LARGE,
+    Reason.OTHER_FORMAT: _TOO_LARGE,
+    Reason.HEADER_TOO_LARGE: _TOO_LARGE,
+    Reason.HEADER_TRUNCATED: "invalid header length",
+    Reason.TRUNCATED: _NOT_COVERED,
+    Reason.TRAILING_DATA: _NOT_COVERED,
+    Reason.NOT_UTF8: "invalid UTF-8 in header: {detail}",
+    Reason.REVERSED_OFFSETS: _OFFSET,
+    Reason.GAP: _OFFSET,
+    Reason.OVERLAP: _OFFSET,
+    Reason.SIZE_OVERFLOW: "overflow computing buffer size from shape and/or element type",
+    Reason.PARTIAL_BYTE: (
+        "The slice is slicing for subbytes dtypes, and the slice does not end up at a byte "
+        "boundary, this is invalid."
+    ),
+    Reason.SIZE_MISMATCH: "invalid shape, data type, or offset for tensor",
+}
+
+
+@contextlib.contextmanager
+def reading(what: str = "deserializing header") -> Iterator[None]:
+    """Let errors of opening and reading have the types and words of the reference.
+
+    Args:
+        what: What the reference says it was at: ``"deserializing"`` for bytes in memory.
+
+    Example:
+        >>> with reading():
+        ...     raise ClosedFileError("model.safetensors is closed")
+        Traceback (most recent call last):
+        safetensors_core.errors.SafetensorError: File is closed
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        # Without `filename`, which would add Python's own words in front.
+        missing = FileNotFoundError(f"No such file or directory: {error.filename}")
+        missing.errno = errno.ENOENT
+        raise missing from error
+    except FrameworkNotFoundError as error:
+        raise ImportError(str(error)) from error
+    except SafetensorError as error:
+        words = _words(error, what)
+        if words is None:
+            raise
+        raise SafetensorError(words) from error
+
+
+def _words(error: SafetensorError, what: str) -> str | None:
+    if isinstance(error, HeaderError):
+        words = _HEADER.get(error.reason, "invalid JSON in header: {detail}")
+        return f"Error while {what}: {words.format(tensor=error.tensor, detail=error.detail)}"
+    if isinstance(error, UnsupportedDtypeError):
+        return f"Dtype not understood: {error.dtype}"
+    if isinstance(error, TensorNotFoundError):
+        return f"File does not contain tensor {error.tensor}"
+    if isinstance(error, ClosedFileError):
+        return "File is closed"
+    if isinstance(error, SliceError):
+        return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """Let errors of a save have the types and words of the reference.
+
+    Example:
+        >>> with saving():
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        safetensors_core.errors.SafetensorError: Error while serializing: I/O error: No space ...
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SafetensorError(
+            f"Error while serializing: I/O error: {error.strerror} (os error {error.errno})"
+        ) from error
+    except UnsupportedDtypeError as error:
+        raise SafetensorError(
+            f'Unknown dtype "{error.dtype}". Supported dtypes: {_DTYPES}'
+        ) from error
+    except FrameworkNotFoundError as error:
+        raise ImportError(str(error)) from error
+
+
+def check_path(filename: object) -> None:
+    """Refuse what the reference does not take for a path, with its words.
+
+    Args:
+        filename: What a program gave.
+
+    Raises:
+        TypeError: It is neither str nor os.PathLike.
+
+    Example:
+        >>> check_path(3)
+        Traceback (most recent call last):
+        TypeError: argument 'filename': expected str, bytes or os.PathLike object, not int
+    """
+    if isinstance(filename, bytes):
+        raise TypeError("argument 'filename': 'bytes' object is not an instance of 'str'")
+    if not isinstance(filename, (str, os.PathLike)):
+        raise TypeError(
+            "argument 'filename': expected str, bytes or os.PathLike object, not "
+            f"{type(filename).__name__}"
+        )
+
+
+def check_metadata(metadata: object) -> None:
+    """Refuse metadata that is not strings by name, with the words of the reference.
+
+    Args:
+        metadata: What a program gave.
+
+    Raises:
+        TypeError: It is neither None nor a dict of strings.
+
+    Example:
+        >>> check_metadata({"step": 1})
+        Traceback (most recent call last):
+        TypeError: argument 'metadata': 'int' object is not an instance of 'str'
+    """
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping):
+        raise _not_an_instance("metadata", metadata, "dict")
+    for part in (*metadata, *metadata.values()):
+        if not isinstance(part, str):
+            raise _not_an_instance("metadata", part, "str")
+
+
+def check_tensors(tensors: object) -> None:
+    """Refuse what is not a dict with names for keys, with the words of the reference.
+
+    Args:
+        tensors: What a program gave.
+
+    Raises:
+        TypeError: It is no mapping, or a key is no string.
+        InvalidInputError: A name is ``"__metadata__"``: the file could not be read again.
+
+    Example:
+        >>> check_tensors({1: None})
+        Traceback (most recent call last):
+        TypeError: argument 'tensor_dict': 'int' object is not an instance of 'str'
+    """
+    if not isinstance(tensors, Mapping):
+        raise _not_an_instance("tensor_dict", tensors, "dict")
+    for name in tensors:
+        if not isinstance(name, str):
+            raise _not_an_instance("tensor_dict", name, "str")
+    if "__metadata__" in tensors:
+        raise InvalidInputError(
+            "a tensor cannot be named '__metadata__', which is where the format keeps metadata"
+        )
+
+
+def _not_an_instance(argument: str, found: object, expected: str) -> TypeError:
+    kind = "'None'" if found is None else f"'{type(found).__name__}' object"
+    return TypeError(f"argument '{argument}': {kind} is not an instance of '{expected}'")
