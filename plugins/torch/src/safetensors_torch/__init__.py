@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
 import safetensors_core
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from safetensors_core.reader import Backend
     from safetensors_torch.models import load_model, save_model
+    from safetensors_torch.sharing import storage_ptr, storage_size
 
 __all__ = [
     "load",
@@ -25,9 +27,19 @@ __all__ = [
     "save",
     "save_file",
     "save_model",
+    "storage_ptr",
+    "storage_size",
 ]
 
 __version__ = "0.1.0"
+
+# What is imported with torch is imported when it is used.
+_HOMES = {
+    "load_model": "models",
+    "save_model": "models",
+    "storage_ptr": "sharing",
+    "storage_size": "sharing",
+}
 
 
 def save(
@@ -35,6 +47,7 @@ def save(
     metadata: Mapping[str, str] | None = None,
     *,
     alignment: int = 8,
+    subclasses: Literal["refuse", "flatten"] = "refuse",
 ) -> bytes:
     """Save tensors to bytes.
 
@@ -42,6 +55,9 @@ def save(
         tensors: Dense tensors by name, on any device. Not changed.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
+        subclasses: What to do with a tensor subclass that wraps other tensors: refuse it, or
+            save its inner tensors as ``name.attribute`` and note in the metadata how to rebuild
+            it.
 
     Returns:
         The bytes of a file.
@@ -55,6 +71,7 @@ def save(
         >>> len(save({"w": torch.zeros(4)}))
         80
     """
+    tensors, metadata = _flattened(tensors, metadata, subclasses)
     return safetensors_core.save(tensors, metadata, alignment=alignment)
 
 
@@ -65,6 +82,7 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    subclasses: Literal["refuse", "flatten"] = "refuse",
 ) -> None:
     """Save tensors to a file, whole or not at all.
 
@@ -75,6 +93,9 @@ def save_file(
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        subclasses: What to do with a tensor subclass that wraps other tensors: refuse it, or
+            save its inner tensors as ``name.attribute`` and note in the metadata how to rebuild
+            it.
 
     Raises:
         SharedMemoryError: Some tensors overlap in memory.
@@ -85,6 +106,7 @@ def save_file(
     Example:
         >>> save_file({"w": torch.zeros(2, 3)}, tmp_path / "model.safetensors")
     """
+    tensors, metadata = _flattened(tensors, metadata, subclasses)
     safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
 
 
@@ -93,6 +115,8 @@ def load(
     device: str | int | torch.device = "cpu",
     *,
     max_header: int = safetensors_core.MAX_HEADER,
+    tied: Literal["expand"] | None = None,
+    rebuild: Iterable[type] = (),
 ) -> dict[str, torch.Tensor]:
     """Load the tensors of a file that is in memory.
 
@@ -100,6 +124,10 @@ def load(
         data: The bytes of a file.
         device: Where the tensors shall live.
         max_header: Longest header to accept, in bytes.
+        tied: ``"expand"`` also gives back the names that `save_model` dropped because another
+            tensor has their values; they share memory with it.
+        rebuild: Classes of tensor subclasses that may be rebuilt, where the file has what
+            ``subclasses="flatten"`` saved of them; otherwise their inner tensors are loaded.
 
     Returns:
         Tensors by name. On the CPU they borrow `data` where it is writable; read-only data is
@@ -107,13 +135,18 @@ def load(
 
     Raises:
         HeaderError: The bytes are not a valid safetensors file.
+        InvalidInputError: An option is not valid, or a class does not rebuild its tensor.
         UnsupportedDtypeError: torch cannot represent a tensor exactly.
 
     Example:
         >>> load(save({"w": torch.ones(2)}))
         {'w': tensor([1., 1.])}
     """
-    return safetensors_core.load(data, "torch", device, max_header=max_header)
+    if tied is None and rebuild == ():
+        return safetensors_core.load(data, "torch", device, max_header=max_header)
+    from safetensors_torch.contents import load_contents
+
+    return load_contents(data, device, max_header=max_header, tied=tied, rebuild=rebuild)
 
 
 def load_file(
@@ -123,6 +156,8 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    tied: Literal["expand"] | None = None,
+    rebuild: Iterable[type] = (),
 ) -> dict[str, torch.Tensor]:
     """Load the tensors of a file.
 
@@ -134,12 +169,17 @@ def load_file(
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        tied: ``"expand"`` also gives back the names that `save_model` dropped because another
+            tensor has their values; they share memory with it.
+        rebuild: Classes of tensor subclasses that may be rebuilt, where the file has what
+            ``subclasses="flatten"`` saved of them; otherwise their inner tensors are loaded.
 
     Returns:
         Tensors by name, in the order of the file.
 
     Raises:
         HeaderError: The file is not a valid safetensors file.
+        InvalidInputError: An option is not valid, or a class does not rebuild its tensor.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: torch cannot represent a tensor exactly.
         OSError: The file cannot be opened or read.
@@ -149,15 +189,36 @@ def load_file(
         >>> load_file(tmp_path / "model.safetensors")
         {'w': tensor([1., 1.])}
     """
-    return safetensors_core.load_file(
-        filename, "torch", device, backend=backend, keys=keys, max_header=max_header
+    if tied is None and rebuild == ():
+        return safetensors_core.load_file(
+            filename, "torch", device, backend=backend, keys=keys, max_header=max_header
+        )
+    from safetensors_torch.contents import load_file_contents
+
+    return load_file_contents(
+        filename,
+        device,
+        backend=backend,
+        keys=keys,
+        max_header=max_header,
+        tied=tied,
+        rebuild=rebuild,
     )
 
 
-def __getattr__(name: str) -> object:
-    # What works on modules imports torch, so it is imported when it is used.
-    if name in ("load_model", "save_model"):
-        from safetensors_torch import models
+def _flattened(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None, subclasses: str
+) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str] | None]:
+    """What is to be saved where wrappers are refused, or taken apart."""
+    if subclasses == "refuse":
+        return tensors, metadata
+    from safetensors_torch.subclasses import check_option, flatten
 
-        return getattr(models, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_option(subclasses)
+    return flatten(tensors, metadata)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

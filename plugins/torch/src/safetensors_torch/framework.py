@@ -20,9 +20,10 @@ from safetensors_core import (
     UnsupportedDtypeError,
 )
 from safetensors_torch.indexing import apply_index
+from safetensors_torch.memory import is_wrapper
 from safetensors_torch.sharing import check_sharing
 
-__all__ = ["TorchFramework"]
+__all__ = ["TorchFramework", "as_device", "torch_shape"]
 
 _DTYPES: dict[Dtype, torch.dtype] = {
     Dtype.BOOL: torch.bool,
@@ -150,8 +151,8 @@ class TorchFramework(Framework):
         return apply_index(tensor, index, info.shape).to(target)
 
     def storage_key(self, tensor: torch.Tensor) -> Hashable | None:
-        """Device and address of the storage; None for a tensor without data."""
-        if tensor.is_meta or not tensor.numel():
+        """Device and address of the storage; None for a tensor without data, or a wrapper."""
+        if tensor.is_meta or is_wrapper(tensor) or not tensor.numel():
             return None
         return (str(tensor.device), tensor.untyped_storage().data_ptr())
 
@@ -205,7 +206,7 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
             if (address + begin) % numpy_type.itemsize == 0:
                 tensors[name] = through_numpy(info.shape, numpy_type, begin)
                 continue
-        shape = info.shape if info.dtype is not Dtype.F4 else _shape(name, info)
+        shape = info.shape if info.dtype is not Dtype.F4 else torch_shape(name, info)
         if begin == end:
             tensors[name] = _empty(name, info, _CPU)
             continue
@@ -251,15 +252,27 @@ def _numpy_over(buffer: memoryview) -> tuple[Any, dict[Dtype, Any]]:
 def _empty(name: str, info: TensorInfo, device: torch.device) -> torch.Tensor:
     """A tensor without data, or with none in it."""
     try:
-        return torch.empty(_shape(name, info), dtype=_DTYPES[info.dtype], device=device)
+        return torch.empty(torch_shape(name, info), dtype=_DTYPES[info.dtype], device=device)
     except (RuntimeError, TypeError) as error:  # torch computes with signed 64-bit numbers
         raise InvalidInputError(
             f"tensor {name!r}: torch has no tensor of its shape {list(info.shape)}"
         ) from error
 
 
-def _shape(name: str, info: TensorInfo) -> tuple[int, ...]:
-    """Shape of a tensor in torch, where two F4 elements are one."""
+def torch_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
+    """Shape of a tensor in torch, where two F4 elements are one.
+
+    Args:
+        name: Its name, as errors show it.
+        info: Its entry in the header.
+
+    Raises:
+        UnsupportedDtypeError: Elements of F4 do not come in pairs.
+
+    Example:
+        >>> torch_shape("w", TensorInfo(Dtype.F4, (3, 4), (0, 6)))
+        (3, 2)
+    """
     shape = info.shape
     if info.dtype is not Dtype.F4:
         return shape
@@ -292,11 +305,16 @@ def _check_saveable(tensor: torch.Tensor) -> None:
         raise InvalidInputError("a nested tensor cannot be saved: save its tensors one by one")
     if tensor.is_meta:
         raise InvalidInputError("a tensor on the 'meta' device has no data to save")
-    kind = type(tensor)
-    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+    if is_wrapper(tensor):
+        kind = type(tensor)
+        advice = "save the plain tensors inside of it, or what makes a plain tensor of it"
+        if hasattr(kind, "__tensor_flatten__"):
+            advice = (
+                'pass subclasses="flatten" to a function of safetensors_torch that saves, and its '
+                f"class in rebuild=[{kind.__name__}] to the one that loads; or {advice}"
+            )
         raise InvalidInputError(
-            f"{kind.__module__}.{kind.__qualname__} wraps its data in a tensor subclass: save "
-            "the plain tensors inside of it"
+            f"{kind.__module__}.{kind.__qualname__} wraps its data in a tensor subclass: {advice}"
         )
 
 

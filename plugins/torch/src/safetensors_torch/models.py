@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from safetensors_core import (
     MAX_HEADER,
     InvalidInputError,
-    SharedMemoryError,
+    StateDictError,
     match_state_dict,
+    safe_open,
 )
-from safetensors_torch import load_file, save_file
-from safetensors_torch.sharing import memory_span, overlapping
+from safetensors_torch import save_file
+from safetensors_torch.assignment import Tie, replacements, same_values, ties_of
+from safetensors_torch.contents import Contents
+from safetensors_torch.memory import is_wrapper
+from safetensors_torch.subclasses import check_option, flatten
+from safetensors_torch.tied import drop_shared
+from safetensors_torch.views import View
 
 if TYPE_CHECKING:
     from safetensors_core.reader import Backend
@@ -31,19 +37,27 @@ def save_model(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    subclasses: Literal["refuse", "flatten"] = "refuse",
 ) -> None:
     """Save a model whose parameters may be tied.
 
-    Of names that share memory, one is saved: the first whose tensor holds all the others. The
-    metadata maps every dropped name to the one that was kept.
+    Of names that share memory, one is saved: in alphabetical order, the first of whose tensor
+    all others are views. The metadata maps every dropped name to the one that was kept. Where
+    a dropped tensor is only a part of the other, or has another shape, dtype or order of
+    dimensions, the entry ``safetensors_core.views`` says how it lies there. `load_model` and
+    ``load_file(..., tied="expand")`` give the dropped names back.
 
     Args:
         model: Any module.
         filename: Path of the file.
-        metadata: Strings by name to store in the header.
+        metadata: Strings by name to store in the header. An entry for a dropped name stays as
+            it is; one for a record that this function writes is replaced.
         force_contiguous: Whether to pack tensors that are not contiguous; refused otherwise.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        subclasses: What to do with a tensor subclass that wraps other tensors: refuse it, or
+            save its inner tensors as ``name.attribute`` and note in the metadata how to rebuild
+            it.
 
     Raises:
         SharedMemoryError: Tensors overlap and none of them holds the others.
@@ -55,20 +69,20 @@ def save_model(
         >>> tied[1].weight = tied[0].weight
         >>> path = tmp_path / "tied.safetensors"
         >>> save_model(tied, path)
-        >>> sorted(load_file(path))
-        ['0.bias', '0.weight', '1.bias']
+        >>> with safe_open(path, "torch") as file:
+        ...     file.keys(), file.metadata()
+        (['0.bias', '0.weight', '1.bias'], {'1.weight': '0.weight'})
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
+    check_option(subclasses)
     state = _tensors(model)
-    notes = dict(metadata or {})
-    for kept, group in _kept_names(state).items():
-        for name in group:
-            if name != kept:
-                notes.setdefault(name, kept)
-                del state[name]
+    notes = metadata
+    if subclasses == "flatten":
+        state, notes = flatten(state, metadata)
+    kept, notes = drop_shared(state, notes or {})
     if not force_contiguous:
-        loose = sorted(name for name, tensor in state.items() if not tensor.is_contiguous())
+        loose = sorted(name for name, tensor in kept.items() if not tensor.is_contiguous())
         if loose:
             raise InvalidInputError(
                 f"these tensors are not contiguous: {_listed(loose)}. Use force_contiguous=True "
@@ -76,7 +90,7 @@ def save_model(
             )
     # Empty metadata is stored only where it was asked for.
     stored = None if metadata is None and not notes else notes
-    save_file(state, filename, stored, alignment=alignment, fsync=fsync)
+    save_file(kept, filename, stored, alignment=alignment, fsync=fsync)
 
 
 def load_model(
@@ -87,83 +101,124 @@ def load_model(
     *,
     backend: Backend = "auto",
     max_header: int = MAX_HEADER,
+    assign: bool = False,
+    rebuild: Iterable[type] = (),
 ) -> tuple[list[str], list[str]]:
     """Load a file into a model whose parameters may be tied.
 
+    Names and shapes are compared before any data is read, and the model is changed only once
+    all that it takes was read.
+
+    If a file has several names of one tied tensor, they must have the same values. If they have
+    not, all but one count as unexpected.
+
     Args:
-        model: The module; its tensors are overwritten in place.
+        model: The module. Its tensors are overwritten in place, in their dtypes and on their
+            devices, unless `assign` is given.
         filename: Path of the file.
         strict: Whether missing and unexpected names are an error.
-        device: Where the file's tensors are loaded before they are copied into the model's.
+        device: Where the file's tensors are loaded. With `assign`, they stay there.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
         max_header: Longest header to accept, in bytes.
+        assign: Whether the file's tensors take the place of the model's, instead of being
+            copied into them. The model may be on ``"meta"``, so that there is never a second
+            copy. They have the dtypes of the file, and borrow its map with
+            ``backend="mmap"``. Tied parameters are one object again, views are views, and
+            parameters require gradients if the model's did. What the file does not hold stays
+            as it is: buffers that are not persistent, say, stay on ``"meta"``.
+        rebuild: Classes of tensor subclasses that may be rebuilt, where the file has what
+            ``subclasses="flatten"`` saved of them.
 
     Returns:
         Names of the model that the file lacks, and names of the file that the model lacks. A
-        name that shares memory with a loaded one is not missing.
+        name that shares memory with a loaded one is not missing; of several that share memory
+        and that the file lacks, one is.
 
     Raises:
         StateDictError: Names or shapes do not match; the model is unchanged.
+        InvalidInputError: A tensor cannot be assigned or rebuilt; the model is unchanged.
         HeaderError: The file is not a valid safetensors file.
         OSError: The file cannot be opened or read.
 
     Example:
-        >>> model = torch.nn.Linear(2, 2)
         >>> path = tmp_path / "linear.safetensors"
-        >>> save_model(model, path)
+        >>> save_model(torch.nn.Linear(2, 2), path)
         >>> load_model(torch.nn.Linear(2, 2), path)
         ([], [])
+        >>> model = torch.nn.Linear(2, 2, device="meta")
+        >>> load_model(model, path, assign=True)
+        ([], [])
+        >>> model.weight.device
+        device(type='cpu')
     """
-    loaded = load_file(filename, device, backend=backend, max_header=max_header)
     state = _tensors(model)
-    covered = set(loaded)
-    for group in overlapping(state):
-        kept = _holder(state, [name for name in group if name in loaded], group)
-        if kept is not None:
-            covered.update(group)
-    missing, unexpected = match_state_dict(
-        os.fspath(filename),
-        {name: tuple(tensor.shape) for name, tensor in loaded.items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        strict=strict,
-        covered=covered,
-    )
-    model.load_state_dict(loaded, strict=False)
-    return missing, unexpected
+    location = os.fspath(filename)
+    with safe_open(filename, "torch", device, backend=backend, max_header=max_header) as file:
+        contents = Contents(file.header, location, rebuild=rebuild)
+        shapes = {name: contents.shape(name) for name in contents.names}
+        ties = ties_of(state, shapes)
+        missing, unexpected = match_state_dict(
+            location,
+            shapes,
+            {name: _shape(tensor, shapes.get(name, ())) for name, tensor in state.items()},
+            strict=strict,
+            # Where the name that is kept is missing, the others are not worth mentioning.
+            covered=[name for tie in ties for name in tie.views if name != tie.kept],
+        )
+        names = [name for name in contents.names if name in state]
+        loaded = contents.restore(names, file.get_tensors(contents.stored(names)))
+    others = _drop_repeated(loaded, ties)
+    if others and strict:
+        raise _contradiction(location, missing, others)
+    if assign:
+        model.load_state_dict(replacements(state, loaded, ties), strict=False, assign=True)
+    else:
+        model.load_state_dict(loaded, strict=False)
+    return missing, sorted([*unexpected, *others])
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without what modules keep in it besides tensors."""
     if not isinstance(model, torch.nn.Module):
         raise InvalidInputError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    state = model.state_dict()
+    # Not detached: one parameter under two names is then one object.
+    state = model.state_dict(keep_vars=True)
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _kept_names(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    """For each group of overlapping tensors, the name that stands for all."""
-    groups = {}
-    for group in overlapping(state):
-        kept = _holder(state, sorted(group), group)
-        if kept is None:
-            raise SharedMemoryError(
-                [group], "None of them holds the others: clone() the tensors to save each"
-            )
-        groups[kept] = group
-    return groups
+def _shape(tensor: torch.Tensor, in_file: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a model expects: any, where it has none before it runs."""
+    return in_file if torch.nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
 
 
-def _holder(
-    state: Mapping[str, torch.Tensor], candidates: Iterable[str], group: Iterable[str]
-) -> str | None:
-    """The first candidate whose memory holds that of the whole group, without holes."""
-    spans = [memory_span(state[name]) for name in group]
-    begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
-    for name in candidates:
-        tensor = state[name]
-        if memory_span(tensor) == (begin, end) and tensor.nbytes == end - begin:
-            return name
-    return None
+def _drop_repeated(loaded: dict[str, torch.Tensor], ties: Iterable[Tie]) -> list[str]:
+    """Take out what another name gives as well; the names whose values are not the same."""
+    others = []
+    for tie in ties:
+        for name, view in tie.views.items():
+            if name != tie.kept and name in loaded:
+                tensor = loaded.pop(name)
+                if not _is_view(tensor, view, loaded[tie.kept]):
+                    others.append(name)
+    return sorted(others)
+
+
+def _is_view(tensor: torch.Tensor, view: View, whole: torch.Tensor) -> bool:
+    """Whether a tensor is what a view of another one would be."""
+    same = view == View.whole(whole.shape)
+    if not same and (is_wrapper(whole) or (view.dtype and view.dtype is not tensor.dtype)):
+        return False
+    return same_values(tensor, view.of(whole))
+
+
+def _contradiction(location: str, missing: list[str], others: Collection[str]) -> StateDictError:
+    error = StateDictError(location, missing, sorted(others), {})
+    advice = (
+        "The model ties them to other names of the file, which have other values: load the file "
+        "into a model without these ties, or use strict=False to load one of each"
+    )
+    error.args = (f"{error}. {advice}",)
+    return error
 
 
 def _listed(names: list[str]) -> str:

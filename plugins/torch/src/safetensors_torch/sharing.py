@@ -2,69 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from safetensors_core import SharedMemoryError
+from safetensors_torch.boxes import Box, boxes_of_view, meeting
+from safetensors_torch.memory import Region, region, runs
 
-__all__ = ["check_sharing", "memory_span", "overlapping"]
+__all__ = ["check_sharing", "overlapping", "storage_ptr", "storage_size"]
 
 
 def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """Groups of tensors that overlap in memory.
 
+    Views that interleave, such as the columns of one matrix, are told apart where all of a
+    group have rows of one length. In other cases a view with gaps counts as all of the memory
+    from its first element to its last.
+
     Args:
-        tensors: Tensors by name, on any devices. Empty and `meta` tensors overlap with nothing.
+        tensors: Tensors by name, on any devices. Empty ones overlap with nothing, those on
+            ``"meta"`` with those of the same storage.
 
     Returns:
-        Names by group, in the order of their memory. A tensor takes up all of its memory from
-        the first element to the last, so views that interleave count as overlapping.
+        Names by group, in the order of their memory.
 
     Example:
         >>> whole = torch.zeros(4)
         >>> overlapping({"whole": whole, "half": whole[:2], "other": torch.zeros(4)})
         [['whole', 'half']]
+        >>> overlapping({"even": whole[::2], "odd": whole[1::2]})
+        []
     """
-    spans = []
+    places = []
     for name, tensor in tensors.items():
-        # On `meta` and on some devices, tensors have no address that could be compared.
-        if tensor.numel() and tensor.data_ptr():
-            spans.append((tensor.device, *memory_span(tensor), name))
-    # Stable: names of equal spans keep the order of the dictionary.
-    spans.sort(key=lambda span: (span[0].type, span[0].index or 0, span[1]))
+        place = region(tensor)
+        if place is not None:
+            places.append((place, name))
+    # Stable: names of equal regions keep the order of the dictionary.
+    places.sort(key=lambda place: place[0][:2])
     groups: list[list[str]] = []
-    device, reached = None, 0
-    for span_device, begin, end, name in spans:
-        if span_device == device and begin < reached:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-            device, reached = span_device, 0
-        reached = max(reached, end)
-    return [group for group in groups if len(group) > 1]
+    for together in _connected(places):
+        groups.extend(_refined(together, tensors))
+    return groups
 
 
-def memory_span(tensor: torch.Tensor) -> tuple[int, int]:
-    """The addresses between which the elements of a tensor lie.
+def _connected(places: Sequence[tuple[Region, str]]) -> Iterator[list[tuple[Region, str]]]:
+    """Two or more neighbours whose regions overlap, directly or by way of others."""
+    together: list[tuple[Region, str]] = []
+    space, reached = None, 0
+    for place in places:
+        found = place[0]
+        if found.space != space or found.begin >= reached:
+            if len(together) > 1:
+                yield together
+            together, space, reached = [], found.space, 0
+        together.append(place)
+        reached = max(reached, found.end)
+    if len(together) > 1:
+        yield together
 
-    Args:
-        tensor: A tensor that is not empty and has data.
 
-    Returns:
-        Address of its first byte and of the byte after its last one.
+def _refined(
+    together: Sequence[tuple[Region, str]], tensors: Mapping[str, torch.Tensor]
+) -> Iterator[list[str]]:
+    """Groups among tensors whose regions overlap, now that gaps in them are looked at."""
+    rows = [_rows(place, tensors[name]) for place, name in together]
+    pitches = Counter(pitch for pitch, _, _ in rows if pitch)
+    if not pitches:
+        yield [name for _, name in together]
+        return
+    common = pitches.most_common(1)[0][0]
+    beginning = together[0][0].begin
+    boxes: list[tuple[Box, int]] = []
+    for owner, ((place, _), (pitch, count, width)) in enumerate(zip(together, rows, strict=True)):
+        if pitch != common:
+            count, width = 1, place.end - place.begin
+        views = boxes_of_view(place.begin - beginning, width, count, common)
+        boxes.extend((box, owner) for box in views)
+    for group in meeting(boxes, len(together)):
+        if len(group) > 1:
+            yield [together[owner][1] for owner in group]
 
-    Example:
-        >>> begin, end = memory_span(torch.zeros(4, 4)[:, 0])
-        >>> end - begin  # three rows of 16 bytes, and one element
-        52
-    """
-    begin = tensor.data_ptr()
-    if tensor.is_contiguous():
-        return begin, begin + tensor.nbytes
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = sum((size - 1) * stride for size, stride in steps)
-    return begin, begin + (last + 1) * tensor.element_size()
+
+def _rows(place: Region, tensor: torch.Tensor) -> tuple[int, int, int]:
+    """Distance, number and length of the pieces that a tensor consists of; 0 without gaps."""
+    if place.end - place.begin == tensor.nbytes or place.space[0] == "wrapper":
+        return 0, 1, place.end - place.begin
+    outer, *inner = runs(tensor)
+    width = 1 + sum((run.size - 1) * run.stride for run in inner)
+    if not inner or width > outer.stride:
+        return 0, 1, place.end - place.begin
+    return outer.stride, outer.size, width
 
 
 def check_sharing(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -89,3 +119,40 @@ def check_sharing(tensors: Mapping[str, torch.Tensor]) -> None:
             "Use safetensors_torch.save_model(model, filename), which saves one name of each "
             "group and lets load_model tie them again; or clone() the tensors to save each",
         )
+
+
+def storage_ptr(tensor: torch.Tensor) -> int:
+    """Address of the storage that a tensor is a view of.
+
+    Args:
+        tensor: Any tensor but a wrapper, whose storage torch does not let anyone look at.
+
+    Returns:
+        The address, the same for all views of one storage; 0 without data, as on ``"meta"``,
+        and for a sparse tensor, which has several storages.
+
+    Example:
+        >>> whole = torch.zeros(4)
+        >>> storage_ptr(whole[2:]) == storage_ptr(whole) == whole.data_ptr()
+        True
+    """
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except NotImplementedError:
+        return 0
+
+
+def storage_size(tensor: torch.Tensor) -> int:
+    """Size of the storage that a tensor is a view of, which can be larger than the tensor.
+
+    Args:
+        tensor: Any tensor that is not sparse.
+
+    Returns:
+        The size in bytes.
+
+    Example:
+        >>> storage_size(torch.zeros(4)[2:])
+        16
+    """
+    return tensor.untyped_storage().nbytes()
