@@ -15,7 +15,7 @@ _SIGNED = range(-(1 << 63), 1 << 63)
 
 
 def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
-    """An index that the reference takes, in full and without negative numbers.
+    """An index that the reference takes, without its ellipsis and negative integers.
 
     Negative bounds of a slice, a start behind its stop, and any slice of an axis of size 0 are
     bugs of the reference rather than rules: they mean what they mean in NumPy, and are refused
@@ -26,7 +26,7 @@ def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
         shape: Shape of the tensor.
 
     Returns:
-        One integer or slice for each dimension.
+        An integer or slice for each dimension; the last ones may be left out.
 
     Raises:
         SafetensorError: The reference refuses the index; in its words.
@@ -49,7 +49,7 @@ def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
             items[axis] = _counted(item, axis, shape[axis])
     if len(items) > len(shape):
         raise _refusal(items, shape, "more slicing indexes than dimensions in tensor")
-    for axis, (item, size) in enumerate(zip(items, shape, strict=True)):
+    for axis, (item, size) in enumerate(zip(items, shape, strict=False)):
         beyond = item if isinstance(item, int) else _beyond(item, size)
         if beyond is not None and beyond >= size:
             reason = f"index {beyond} out of bounds for tensor dimension #{axis} of size {size}"
@@ -65,10 +65,10 @@ def _spread(items: tuple[Any, ...], dimensions: int) -> list[int | slice]:
     ellipses = sum(item is Ellipsis for item in known)
     if ellipses > 1:
         raise SafetensorError("Only one ellipsis (...) is allowed in slice index")
-    rest = [slice(None)] * (dimensions - (len(known) - ellipses))
     if not ellipses:
-        return known + rest
+        return known
     position = next(i for i, item in enumerate(known) if item is Ellipsis)
+    rest = [slice(None)] * (dimensions - (len(known) - 1))
     return known[:position] + rest + known[position + 1 :]
 
 

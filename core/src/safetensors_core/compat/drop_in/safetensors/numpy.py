@@ -7,10 +7,27 @@ import os
 import numpy as np
 
 from safetensors_core.compat import functions
+from safetensors_core.compat.handle import safe_open
+from safetensors_core.compat.serialization import (
+    TensorSpec,
+    deserialize,
+    serialize,
+    serialize_file,
+)
 from safetensors_core.compat.settings import is_strict
 from safetensors_core.header import parse_header
 
-__all__ = ["load", "load_file", "save", "save_file"]
+__all__ = [
+    "TensorSpec",
+    "deserialize",
+    "load",
+    "load_file",
+    "safe_open",
+    "save",
+    "save_file",
+    "serialize",
+    "serialize_file",
+]
 
 functions.import_framework("numpy", "numpy")
 

@@ -1,0 +1,99 @@
+"""The names of `safetensors.tensorflow`, served by `safetensors_core`."""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from safetensors_core.compat import functions
+from safetensors_core.compat.handle import safe_open
+
+__all__ = ["load", "load_file", "safe_open", "save", "save_file"]
+
+functions.import_framework("tensorflow", "tensorflow")
+
+
+def save(tensors: dict[str, tf.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Save tensors to bytes.
+
+    Args:
+        tensors: Tensors by name. Not changed.
+        metadata: Strings by name to store in the header.
+
+    Returns:
+        The bytes of a file.
+
+    Raises:
+        SafetensorError: The format has no such dtype.
+        TypeError: A name or a metadata value is no string.
+
+    Example:
+        >>> len(save({"w": tf.zeros(4)}))
+        80
+    """
+    return functions.save(tensors, metadata)
+
+
+def save_file(
+    tensors: dict[str, tf.Tensor],
+    filename: str | os.PathLike[str],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Save tensors to a file.
+
+    Args:
+        tensors: Tensors by name. Not changed.
+        filename: Path of the file.
+        metadata: Strings by name to store in the header.
+
+    Raises:
+        SafetensorError: The format has no such dtype, or the file cannot be written.
+        TypeError: A name or a metadata value is no string, or `filename` is no path.
+
+    Example:
+        >>> save_file({"w": tf.zeros(4)}, tmp_path / "model.safetensors")
+    """
+    functions.save_file(tensors, filename, metadata)
+
+
+def load(data: bytes) -> dict[str, tf.Tensor]:
+    """Load the tensors of a file that is in memory.
+
+    Args:
+        data: The bytes of a file.
+
+    Returns:
+        Tensors by name, which own their memory.
+
+    Raises:
+        SafetensorError: The bytes are not a valid file, or hold a dtype that TensorFlow lacks.
+        TypeError: They are not bytes.
+
+    Example:
+        >>> load(save({"w": tf.zeros(4)}))["w"].shape
+        TensorShape([4])
+    """
+    return functions.load(data, "tensorflow")
+
+
+def load_file(filename: str | os.PathLike[str], *, backend: str = "mmap") -> dict[str, tf.Tensor]:
+    """Load the tensors of a file.
+
+    Args:
+        filename: Path of the file.
+        backend: ``"mmap"`` or ``"pread"``.
+
+    Returns:
+        Tensors by name, which own their memory.
+
+    Raises:
+        SafetensorError: The file is not valid, or holds a dtype that TensorFlow lacks.
+        FileNotFoundError: There is no such file.
+
+    Example:
+        >>> save_file({"w": tf.zeros(4)}, tmp_path / "model.safetensors")
+        >>> load_file(tmp_path / "model.safetensors")["w"].shape
+        TensorShape([4])
+    """
+    return functions.load_file(filename, "tf", backend=backend)
