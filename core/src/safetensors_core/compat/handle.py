@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from safetensors_core.compat.indexing import checked_index
 from safetensors_core.compat.prefetch import PrefetchLoader, TensorMeta, checked_plan
 from safetensors_core.compat.settings import is_strict
-from safetensors_core.compat.translation import check_path, reading
+from safetensors_core.compat.translation import check_path, not_an_instance, reading
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError, SafetensorError, UnsupportedDtypeError
 from safetensors_core.plugins import get_framework
@@ -75,9 +75,7 @@ class safe_open:  # noqa: N801  # the name that programs import
         check_path(filename)
         name = _framework_name(framework)
         if not isinstance(backend, str):
-            raise TypeError(
-                f"argument 'backend': {type(backend).__name__!r} object is not an instance of 'str'"
-            )
+            raise not_an_instance("backend", backend, "str")
         if backend not in _BACKENDS:
             raise SafetensorError(
                 f'backend "{backend}" is invalid (expected one of: "mmap", "pread")'
@@ -340,8 +338,7 @@ def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:
 def _framework_name(framework: object) -> str:
     """The name of a framework, also of one that only we have a plugin for."""
     if not isinstance(framework, str):
-        kind = "'None'" if framework is None else f"{type(framework).__name__!r} object"
-        raise TypeError(f"argument 'framework': {kind} is not an instance of 'str'")
+        raise not_an_instance("framework", framework, "str")
     if framework in _FRAMEWORKS:
         return _FRAMEWORKS[framework]
     try:
@@ -373,5 +370,4 @@ def _checked_device(device: Any, framework: str) -> Any:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        kind = "'None'" if name is None else f"{type(name).__name__!r} object"
-        raise TypeError(f"argument 'name': {kind} is not an instance of 'str'")
+        raise not_an_instance("name", name, "str")

@@ -14,6 +14,7 @@ from safetensors_core.compat.translation import (
     check_metadata,
     check_path,
     check_tensors,
+    not_an_instance,
     reading,
     saving,
 )
@@ -220,8 +221,7 @@ def check_bytes(data: object) -> None:
         TypeError: argument 'bytes': 'str' object is not an instance of 'bytes'
     """
     if not isinstance(data, bytes):
-        kind = "'None'" if data is None else f"{type(data).__name__!r} object"
-        raise TypeError(f"argument 'bytes': {kind} is not an instance of 'bytes'")
+        raise not_an_instance("bytes", data, "bytes")
 
 
 _Entry = tuple[str, Spec, Callable[[], Iterable[memoryview]]]
@@ -231,10 +231,7 @@ def _entries(tensors: Mapping[str, TensorSpec], metadata: object) -> Iterator[_E
     check_tensors(tensors)
     for spec in tensors.values():
         if not isinstance(spec, TensorSpec):
-            raise TypeError(
-                f"argument 'tensor_dict': {type(spec).__name__!r} object is not an instance of "
-                "'TensorSpec'"
-            )
+            raise not_an_instance("tensor_dict", spec, "TensorSpec")
     check_metadata(metadata)
     return iter([_entry(name, spec) for name, spec in tensors.items()])
 
@@ -256,8 +253,7 @@ def _memory(address: int, nbytes: int) -> tuple[memoryview]:
 
 def _sizes(shape: Any) -> list[int]:
     if not isinstance(shape, Sequence):
-        kind = type(shape).__name__
-        raise TypeError(f"argument 'shape': {kind!r} object is not an instance of 'Sequence'")
+        raise not_an_instance("shape", shape, "Sequence")
     return [_unsigned(size) for size in shape]
 
 

@@ -23,7 +23,14 @@ from safetensors_core.errors import (
     UnsupportedDtypeError,
 )
 
-__all__ = ["check_metadata", "check_path", "check_tensors", "reading", "saving"]
+__all__ = [
+    "check_metadata",
+    "check_path",
+    "check_tensors",
+    "not_an_instance",
+    "reading",
+    "saving",
+]
 
 _DTYPES = (
     "bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, "
@@ -82,6 +89,11 @@ def reading(what: str = "deserializing header") -> Iterator[None]:
         raise missing from error
     except FrameworkNotFoundError as error:
         raise ImportError(str(error)) from error
+    except InvalidInputError as error:
+        # A device that cannot be used: programs know what the framework itself raises.
+        if isinstance(error.__cause__, RuntimeError):
+            raise RuntimeError(str(error)) from error
+        raise
     except SafetensorError as error:
         words = _words(error, what)
         if words is None:
@@ -143,7 +155,7 @@ def check_path(filename: object) -> None:
         TypeError: argument 'filename': expected str, bytes or os.PathLike object, not int
     """
     if isinstance(filename, bytes):
-        raise TypeError("argument 'filename': 'bytes' object is not an instance of 'str'")
+        raise not_an_instance("filename", filename, "str")
     if not isinstance(filename, (str, os.PathLike)):
         raise TypeError(
             "argument 'filename': expected str, bytes or os.PathLike object, not "
@@ -168,10 +180,10 @@ def check_metadata(metadata: object) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, Mapping):
-        raise _not_an_instance("metadata", metadata, "dict")
+        raise not_an_instance("metadata", metadata, "dict")
     for part in (*metadata, *metadata.values()):
         if not isinstance(part, str):
-            raise _not_an_instance("metadata", part, "str")
+            raise not_an_instance("metadata", part, "str")
 
 
 def check_tensors(tensors: object) -> None:
@@ -190,16 +202,27 @@ def check_tensors(tensors: object) -> None:
         TypeError: argument 'tensor_dict': 'int' object is not an instance of 'str'
     """
     if not isinstance(tensors, Mapping):
-        raise _not_an_instance("tensor_dict", tensors, "dict")
+        raise not_an_instance("tensor_dict", tensors, "dict")
     for name in tensors:
         if not isinstance(name, str):
-            raise _not_an_instance("tensor_dict", name, "str")
+            raise not_an_instance("tensor_dict", name, "str")
     if "__metadata__" in tensors:
         raise InvalidInputError(
             "a tensor cannot be named '__metadata__', which is where the format keeps metadata"
         )
 
 
-def _not_an_instance(argument: str, found: object, expected: str) -> TypeError:
+def not_an_instance(argument: str, found: object, expected: str) -> TypeError:
+    """What the reference raises for an argument of another type.
+
+    Args:
+        argument: Name of the argument.
+        found: What a program gave.
+        expected: Name of the type.
+
+    Example:
+        >>> str(not_an_instance("name", None, "str"))
+        "argument 'name': 'None' is not an instance of 'str'"
+    """
     kind = "'None'" if found is None else f"'{type(found).__name__}' object"
     return TypeError(f"argument '{argument}': {kind} is not an instance of '{expected}'")

@@ -324,7 +324,7 @@ def _to_ndarray(tensor: torch.Tensor) -> tuple[Any, torch.Tensor]:
     """The bytes of a contiguous tensor as an array that borrows them, and who owns them."""
     import numpy as np
 
-    host = tensor.detach().to("cpu")
+    host = tensor.to("cpu")
     if not host.numel():
         return np.empty(0, np.uint8), host
     memory = (ctypes.c_ubyte * (host.numel() * _SIZE[host.dtype])).from_address(host.data_ptr())
