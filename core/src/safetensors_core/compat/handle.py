@@ -23,7 +23,7 @@ from safetensors_core.tensor_slice import TensorSlice
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PySafeSlice", "safe_open"]
+__all__ = ["PySafeSlice", "check_arguments", "safe_open"]
 
 _FRAMEWORKS = {
     **dict.fromkeys(("pt", "torch", "pytorch"), "torch"),
@@ -72,15 +72,7 @@ class safe_open:  # noqa: N801  # the name that programs import
         *,
         backend: str = "mmap",
     ) -> None:
-        check_path(filename)
-        name = _framework_name(framework)
-        if not isinstance(backend, str):
-            raise not_an_instance("backend", backend, "str")
-        if backend not in _BACKENDS:
-            raise SafetensorError(
-                f'backend "{backend}" is invalid (expected one of: "mmap", "pread")'
-            )
-        self._device = _checked_device(device, name)
+        name, self._device = check_arguments(filename, framework, device, backend)
         self._framework = name
         # Tensors of the other frameworks own their memory, as they do with the reference: a
         # program may overwrite the file in place and keep them.
@@ -333,6 +325,37 @@ def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:
     if rows is None:
         return file._framework.load(file._source, {name: info}, device)[name]
     return TensorSlice(name, info, file._source, file._framework, device)[rows]
+
+
+def check_arguments(
+    filename: object, framework: object, device: Any, backend: object
+) -> tuple[str, Any]:
+    """Refuse what the reference refuses before it looks at a file, in its words.
+
+    Args:
+        filename: Path of a file.
+        framework: Name of a framework.
+        device: Where tensors shall live.
+        backend: ``"mmap"`` or ``"pread"``.
+
+    Returns:
+        The framework's name among our plugins, and the device.
+
+    Raises:
+        SafetensorError: An argument is unknown.
+        TypeError: An argument has another type.
+
+    Example:
+        >>> check_arguments("model.safetensors", "np", ..., "mmap")
+        ('numpy', 'cpu')
+    """
+    check_path(filename)
+    name = _framework_name(framework)
+    if not isinstance(backend, str):
+        raise not_an_instance("backend", backend, "str")
+    if backend not in _BACKENDS:
+        raise SafetensorError(f'backend "{backend}" is invalid (expected one of: "mmap", "pread")')
+    return name, _checked_device(device, name)
 
 
 def _framework_name(framework: object) -> str:

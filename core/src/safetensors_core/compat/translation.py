@@ -91,9 +91,9 @@ def reading(what: str = "deserializing header") -> Iterator[None]:
         raise ImportError(str(error)) from error
     except InvalidInputError as error:
         # A device that cannot be used: programs know what the framework itself raises.
-        if isinstance(error.__cause__, RuntimeError):
-            raise RuntimeError(str(error)) from error
-        raise
+        if not isinstance(error.__cause__, (AssertionError, RuntimeError)):
+            raise
+        raise RuntimeError(str(error)) from error
     except SafetensorError as error:
         words = _words(error, what)
         if words is None:

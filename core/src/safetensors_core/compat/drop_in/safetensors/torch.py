@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from safetensors_core.compat import functions
-from safetensors_core.compat.handle import safe_open
+from safetensors_core.compat.handle import check_arguments, safe_open
 from safetensors_core.compat.serialization import (
     TensorSpec,
     deserialize,
@@ -242,8 +242,7 @@ def load_model(
         >>> load_model(model, tmp_path / "model.safetensors")
         (set(), [])
     """
-    with safe_open(filename, "pt", device, backend=backend):
-        pass  # refuses what the reference refuses, in its words
+    check_arguments(filename, "pt", device, backend)
     try:
         with reading():
             missing, unexpected = safetensors_torch.load_model(
