@@ -87,7 +87,7 @@ def replacements(
 
     Args:
         state: The model's tensors themselves, not detached.
-        loaded: The file's tensors, by names of the model.
+        loaded: The file's tensors by name.
         ties: The model's ties.
 
     Returns:
@@ -123,7 +123,10 @@ def replacements(
     assigned = {}
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     for name, tensor in sources.items():
-        old = state[name]
+        old = state.get(name)
+        if old is None:  # a name that a module of the model will change
+            assigned[name] = tensor
+            continue
         if id(old) not in made:
             made[id(old)] = _like(old, name, tensor)
         elif swaps:

@@ -19,6 +19,7 @@ from safetensors_torch import save_file
 from safetensors_torch.assignment import Tie, replacements, same_values, ties_of
 from safetensors_torch.contents import Contents
 from safetensors_torch.memory import is_wrapper
+from safetensors_torch.renaming import names_after_hooks
 from safetensors_torch.subclasses import check_option, flatten
 from safetensors_torch.tied import drop_shared
 from safetensors_torch.views import View
@@ -107,7 +108,7 @@ def load_model(
     """Load a file into a model whose parameters may be tied.
 
     Names and shapes are compared before any data is read, and the model is changed only once
-    all that it takes was read.
+    all that it takes was read. What its modules rename on load, or do without, counts.
 
     If a file has several names of one tied tensor, they must have the same values. If they have
     not, all but one count as unexpected.
@@ -157,15 +158,8 @@ def load_model(
         contents = Contents(file.header, location, rebuild=rebuild)
         shapes = {name: contents.shape(name) for name in contents.names}
         ties = ties_of(state, shapes)
-        missing, unexpected = match_state_dict(
-            location,
-            shapes,
-            {name: _shape(tensor, shapes.get(name, ())) for name, tensor in state.items()},
-            strict=strict,
-            # Where the name that is kept is missing, the others are not worth mentioning.
-            covered=[name for tie in ties for name in tie.views if name != tie.kept],
-        )
-        names = [name for name in contents.names if name in state]
+        missing, unexpected = _match(model, location, shapes, state, ties, strict=strict)
+        names = [name for name in contents.names if name not in unexpected]
         loaded = contents.restore(names, file.get_tensors(contents.stored(names)))
     others = _drop_repeated(loaded, ties)
     if others and strict:
@@ -184,6 +178,30 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     # Not detached: one parameter under two names is then one object.
     state = model.state_dict(keep_vars=True)
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _match(
+    model: torch.nn.Module,
+    location: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, torch.Tensor],
+    ties: Iterable[Tie],
+    *,
+    strict: bool,
+) -> tuple[list[str], list[str]]:
+    """Names that the file lacks, and names that the model lacks."""
+    expected = {name: _shape(tensor, shapes.get(name, ())) for name, tensor in state.items()}
+    # Where the name that is kept is missing, the others are not worth mentioning.
+    covered = {name for tie in ties for name in tie.views if name != tie.kept}
+    names = match_state_dict(location, shapes, expected, strict=False, covered=covered)
+    if names != ([], []):
+        seen = names_after_hooks(model, shapes)
+        if seen is not None:
+            missing, unexpected = (set(part) for part in seen)
+            names = sorted((missing - covered) & set(names[0])), sorted(unexpected & set(names[1]))
+    if strict and names != ([], []):
+        raise StateDictError(location, *names, {})
+    return names
 
 
 def _shape(tensor: torch.Tensor, in_file: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,6 +19,9 @@ __all__ = ["VIEWS_KEY", "drop_shared", "dropped_names", "kept_name", "read_dropp
 #: Metadata that says how a dropped tensor lies in the one that was kept, if not as it is.
 VIEWS_KEY = "safetensors_core.views"
 
+# Tensors of these have more than their bytes, which no view of other bytes gives them.
+_QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
+
 
 def kept_name(
     state: Mapping[str, torch.Tensor], candidates: Iterable[str], group: Iterable[str]
@@ -187,7 +190,7 @@ def _read_view(entry: Any) -> View | None:
     dtype = dtype_named(entry["dtype"]) if "dtype" in entry else None
     if shape is None or stride is None or offset is None or len(shape) != len(stride):
         return None
-    if "dtype" in entry and dtype is None:
+    if "dtype" in entry and (dtype is None or dtype in _QUANTISED):
         return None
     return View(shape, stride, offset[0], dtype)
 
