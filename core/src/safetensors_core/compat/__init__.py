@@ -13,7 +13,7 @@ type checkers take it too.
 |---|---|
 | `activation` | installing and uninstalling |
 | `settings` | strictness and durability |
-| `translation` | errors in the words of the reference |
+| `arguments`, `translation` | refusals and errors in the words of the reference |
 | `indexing` | what it takes for an index |
 | `prefetch`, `handle` | `safe_open` with all that it gives |
 | `serialization`, `functions` | saving and loading |

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from safetensors_core.compat.handle import safe_open
-from safetensors_core.compat.serialization import check_bytes
-from safetensors_core.compat.settings import is_durable
-from safetensors_core.compat.translation import (
+from safetensors_core.compat.arguments import (
+    check_bytes,
     check_metadata,
     check_path,
     check_tensors,
-    reading,
-    saving,
 )
+from safetensors_core.compat.handle import safe_open
+from safetensors_core.compat.settings import is_durable
+from safetensors_core.compat.translation import reading, saving
 from safetensors_core.plugins import get_framework
 from safetensors_core.reader import load as load_bytes
 from safetensors_core.writer import save as save_bytes

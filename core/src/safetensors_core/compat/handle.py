@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from types import EllipsisType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from safetensors_core.compat.arguments import check_name, check_opening, checked_device
 from safetensors_core.compat.indexing import checked_index
 from safetensors_core.compat.prefetch import PrefetchLoader, TensorMeta, checked_plan
 from safetensors_core.compat.settings import is_strict
-from safetensors_core.compat.translation import check_path, not_an_instance, reading
+from safetensors_core.compat.translation import reading
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError, SafetensorError, UnsupportedDtypeError
-from safetensors_core.plugins import get_framework
 from safetensors_core.reader import safe_open as open_file
 from safetensors_core.tensor_slice import TensorSlice
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PySafeSlice", "check_arguments", "safe_open"]
+__all__ = ["PySafeSlice", "safe_open"]
 
-_FRAMEWORKS = {
-    **dict.fromkeys(("pt", "torch", "pytorch"), "torch"),
-    **dict.fromkeys(("np", "numpy"), "numpy"),
-    **dict.fromkeys(("tf", "tensorflow"), "tensorflow"),
-    **dict.fromkeys(("jax", "flax"), "jax"),
-    "paddle": "paddle",
-    "mlx": "mlx",
-}
 _NOT_IN_NUMPY = {dtype for dtype in Dtype if dtype.bits < 16 and "F" in dtype}
-_BACKENDS = ("mmap", "pread")
-_ACCELERATORS = "cuda|mps|npu|xpu|xla|mlu|musa|hpu"
-_DEVICE = re.compile(rf"cpu|({_ACCELERATORS})(:\d+)?")
-_OTHER_DEVICE = re.compile(r"meta|cpu:\d+")  # what torch has and the reference does not know
 
 
 class safe_open:  # noqa: N801  # the name that programs import
@@ -72,7 +59,7 @@ class safe_open:  # noqa: N801  # the name that programs import
         *,
         backend: str = "mmap",
     ) -> None:
-        name, self._device = check_arguments(filename, framework, device, backend)
+        name, self._device = check_opening(filename, framework, device, backend)
         self._framework = name
         # Tensors of the other frameworks own their memory, as they do with the reference: a
         # program may overwrite the file in place and keep them.
@@ -152,7 +139,7 @@ class safe_open:  # noqa: N801  # the name that programs import
             >>> safe_open(model_path, "np").get_tensor("bias")
             array([0., 0., 0.], dtype=float32)
         """
-        _check_name(name)
+        check_name(name)
         with reading():
             return self._readable((name,)).get_tensor(name)
 
@@ -183,7 +170,7 @@ class safe_open:  # noqa: N801  # the name that programs import
             >>> safe_open(model_path, "np").get_slice("weight").get_shape()
             [2, 3]
         """
-        _check_name(name)
+        check_name(name)
         with reading():
             file = self._readable((name,))
             if self._mapped:
@@ -203,7 +190,7 @@ class safe_open:  # noqa: N801  # the name that programs import
             >>> safe_open(model_path, "np").get_tensor_meta("weight")
             TensorMeta(dtype='F32', shape=[2, 3], data_offsets=(12, 36))
         """
-        _check_name(name)
+        check_name(name)
         file = self._file()
         with reading():
             dtype = file.get_slice(name).get_dtype()
@@ -240,7 +227,7 @@ class safe_open:  # noqa: N801  # the name that programs import
             ['bias', 'weight']
         """
         file = self._file()
-        target = self._device if device is None else _checked_device(device, self._framework)
+        target = self._device if device is None else checked_device(device, self._framework)
         if is_strict() and self._framework != "torch":
             raise SafetensorError('prefetch is only compatible with framework="pt"')
         if is_strict() and not str(target).startswith("cuda"):
@@ -325,72 +312,3 @@ def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:
     if rows is None:
         return file._framework.load(file._source, {name: info}, device)[name]
     return TensorSlice(name, info, file._source, file._framework, device)[rows]
-
-
-def check_arguments(
-    filename: object, framework: object, device: Any, backend: object
-) -> tuple[str, Any]:
-    """Refuse what the reference refuses before it looks at a file, in its words.
-
-    Args:
-        filename: Path of a file.
-        framework: Name of a framework.
-        device: Where tensors shall live.
-        backend: ``"mmap"`` or ``"pread"``.
-
-    Returns:
-        The framework's name among our plugins, and the device.
-
-    Raises:
-        SafetensorError: An argument is unknown.
-        TypeError: An argument has another type.
-
-    Example:
-        >>> check_arguments("model.safetensors", "np", ..., "mmap")
-        ('numpy', 'cpu')
-    """
-    check_path(filename)
-    name = _framework_name(framework)
-    if not isinstance(backend, str):
-        raise not_an_instance("backend", backend, "str")
-    if backend not in _BACKENDS:
-        raise SafetensorError(f'backend "{backend}" is invalid (expected one of: "mmap", "pread")')
-    return name, _checked_device(device, name)
-
-
-def _framework_name(framework: object) -> str:
-    """The name of a framework, also of one that only we have a plugin for."""
-    if not isinstance(framework, str):
-        raise not_an_instance("framework", framework, "str")
-    if framework in _FRAMEWORKS:
-        return _FRAMEWORKS[framework]
-    try:
-        if not is_strict():
-            return get_framework(framework).name
-    except SafetensorError as error:
-        raise SafetensorError(f"framework {framework} is invalid") from error
-    raise SafetensorError(f"framework {framework} is invalid")
-
-
-def _checked_device(device: Any, framework: str) -> Any:
-    if device is None or isinstance(device, EllipsisType):
-        return "cpu"
-    text = str(device)
-    if isinstance(device, int) and not isinstance(device, bool) and device >= 0:
-        text = f"cuda:{device}"
-    known = _DEVICE.fullmatch(text) is not None
-    if framework == "torch":
-        if not known and (is_strict() or not _OTHER_DEVICE.fullmatch(text)):
-            shown = device if isinstance(device, str) else repr(device)
-            raise SafetensorError(f"device {shown} is invalid")
-    elif known and text != "cpu" and (framework == "numpy" or is_strict()):
-        shown = text if ":" in text else f"{text}:0"
-        raise SafetensorError(f"Device {shown} is not supported for framework {framework}")
-    elif not known and (framework == "numpy" or is_strict()):
-        raise SafetensorError(f"device {device} is invalid")
-    return device
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str):
-        raise not_an_instance("name", name, "str")

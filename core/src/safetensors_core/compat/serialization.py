@@ -9,15 +9,15 @@ from functools import partial
 from operator import index
 from typing import Any, NoReturn
 
-from safetensors_core.compat.settings import is_durable
-from safetensors_core.compat.translation import (
+from safetensors_core.compat.arguments import (
+    check_bytes,
     check_metadata,
     check_path,
     check_tensors,
     not_an_instance,
-    reading,
-    saving,
 )
+from safetensors_core.compat.settings import is_durable
+from safetensors_core.compat.translation import reading, saving
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError, SafetensorError, UnsupportedDtypeError
 from safetensors_core.framework import TensorSpec as Spec
@@ -204,24 +204,6 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:  # noqa: A002
         )
         for name, info in header.tensors.items()
     ]
-
-
-def check_bytes(data: object) -> None:
-    """Refuse what is not bytes, with the words of the reference.
-
-    Args:
-        data: What a program gave.
-
-    Raises:
-        TypeError: It is not bytes.
-
-    Example:
-        >>> check_bytes("text")
-        Traceback (most recent call last):
-        TypeError: argument 'bytes': 'str' object is not an instance of 'bytes'
-    """
-    if not isinstance(data, bytes):
-        raise not_an_instance("bytes", data, "bytes")
 
 
 _Entry = tuple[str, Spec, Callable[[], Iterable[memoryview]]]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from safetensors_core.errors import (
     ClosedFileError,
@@ -23,14 +22,7 @@ from safetensors_core.errors import (
     UnsupportedDtypeError,
 )
 
-__all__ = [
-    "check_metadata",
-    "check_path",
-    "check_tensors",
-    "not_an_instance",
-    "reading",
-    "saving",
-]
+__all__ = ["reading", "saving"]
 
 _DTYPES = (
     "bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, "
@@ -138,91 +130,3 @@ def saving() -> Iterator[None]:
         ) from error
     except FrameworkNotFoundError as error:
         raise ImportError(str(error)) from error
-
-
-def check_path(filename: object) -> None:
-    """Refuse what the reference does not take for a path, with its words.
-
-    Args:
-        filename: What a program gave.
-
-    Raises:
-        TypeError: It is neither str nor os.PathLike.
-
-    Example:
-        >>> check_path(3)
-        Traceback (most recent call last):
-        TypeError: argument 'filename': expected str, bytes or os.PathLike object, not int
-    """
-    if isinstance(filename, bytes):
-        raise not_an_instance("filename", filename, "str")
-    if not isinstance(filename, (str, os.PathLike)):
-        raise TypeError(
-            "argument 'filename': expected str, bytes or os.PathLike object, not "
-            f"{type(filename).__name__}"
-        )
-
-
-def check_metadata(metadata: object) -> None:
-    """Refuse metadata that is not strings by name, with the words of the reference.
-
-    Args:
-        metadata: What a program gave.
-
-    Raises:
-        TypeError: It is neither None nor a dict of strings.
-
-    Example:
-        >>> check_metadata({"step": 1})
-        Traceback (most recent call last):
-        TypeError: argument 'metadata': 'int' object is not an instance of 'str'
-    """
-    if metadata is None:
-        return
-    if not isinstance(metadata, Mapping):
-        raise not_an_instance("metadata", metadata, "dict")
-    for part in (*metadata, *metadata.values()):
-        if not isinstance(part, str):
-            raise not_an_instance("metadata", part, "str")
-
-
-def check_tensors(tensors: object) -> None:
-    """Refuse what is not a dict with names for keys, with the words of the reference.
-
-    Args:
-        tensors: What a program gave.
-
-    Raises:
-        TypeError: It is no mapping, or a key is no string.
-        InvalidInputError: A name is ``"__metadata__"``: the file could not be read again.
-
-    Example:
-        >>> check_tensors({1: None})
-        Traceback (most recent call last):
-        TypeError: argument 'tensor_dict': 'int' object is not an instance of 'str'
-    """
-    if not isinstance(tensors, Mapping):
-        raise not_an_instance("tensor_dict", tensors, "dict")
-    for name in tensors:
-        if not isinstance(name, str):
-            raise not_an_instance("tensor_dict", name, "str")
-    if "__metadata__" in tensors:
-        raise InvalidInputError(
-            "a tensor cannot be named '__metadata__', which is where the format keeps metadata"
-        )
-
-
-def not_an_instance(argument: str, found: object, expected: str) -> TypeError:
-    """What the reference raises for an argument of another type.
-
-    Args:
-        argument: Name of the argument.
-        found: What a program gave.
-        expected: Name of the type.
-
-    Example:
-        >>> str(not_an_instance("name", None, "str"))
-        "argument 'name': 'None' is not an instance of 'str'"
-    """
-    kind = "'None'" if found is None else f"'{type(found).__name__}' object"
-    return TypeError(f"argument '{argument}': {kind} is not an instance of '{expected}'")

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from safetensors_core.compat import functions
-from safetensors_core.compat.handle import check_arguments, safe_open
+from safetensors_core.compat.arguments import check_metadata, check_opening, check_path
+from safetensors_core.compat.handle import safe_open
 from safetensors_core.compat.serialization import (
     TensorSpec,
     deserialize,
@@ -24,7 +25,7 @@ from safetensors_core.compat.torch_sharing import (
     is_complete,
     remove_duplicate_names,
 )
-from safetensors_core.compat.translation import check_metadata, check_path, reading, saving
+from safetensors_core.compat.translation import reading, saving
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import SharedMemoryError, StateDictError
 
@@ -242,7 +243,7 @@ def load_model(
         >>> load_model(model, tmp_path / "model.safetensors")
         (set(), [])
     """
-    check_arguments(filename, "pt", device, backend)
+    check_opening(filename, "pt", device, backend)
     try:
         with reading():
             missing, unexpected = safetensors_torch.load_model(
