@@ -25,6 +25,8 @@ PACKAGES = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/
 SOURCES = sorted(path for package in PACKAGES for path in (package / "src").rglob("*.py"))
 # Modules whose name, or a parent's, begins with an underscore are nobody's to import.
 PUBLIC = [path for path in SOURCES if not re.search(r"/_(?!_init__)", path.as_posix())]
+# The folder that a user puts on the search path for programs that import the reference.
+DROP_IN = ROOT / "core" / "src" / "safetensors_core" / "compat" / "drop_in"
 MAX_LINES = 400
 
 
@@ -131,12 +133,20 @@ def test_a_module_fits_in_the_head(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) < MAX_LINES
 
 
+def test_the_folder_of_the_names_of_the_reference_is_no_package() -> None:
+    # It goes on a search path; as a package, its modules would have two names.
+    assert not (DROP_IN / "__init__.py").exists()
+    assert (DROP_IN / "safetensors" / "__init__.py").exists()
+
+
 def test_imports_are_absolute_and_nothing_imports_as_the_reference() -> None:
-    # `safetensors` belongs to the reference implementation: only tests and benchmarks use it.
+    # `safetensors` belongs to the reference implementation: only tests and benchmarks use it, and
+    # only one folder, which is on no search path unless a user puts it there, offers its names.
     wrong = []
     for path in tracked_files():
         parts = path.relative_to(ROOT).parts
-        if path.name in {"safetensors", "safetensors.py"} or "safetensors" in parts[:-1]:
+        taken = path.name in {"safetensors", "safetensors.py"} or "safetensors" in parts[:-1]
+        if taken and not path.is_relative_to(DROP_IN):
             wrong.append(f"{relative(path)}: is found as `safetensors`")
         if path.suffix != ".py":
             continue
