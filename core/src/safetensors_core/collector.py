@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
-from collections.abc import Iterator
+from types import TracebackType
 
 __all__ = ["paused"]
 
@@ -18,8 +17,7 @@ class _Pause:
     was_enabled = False
 
 
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
+class paused:  # noqa: N801  # used as a function: a generator would cost as much as a tensor
     """Keep the cyclic garbage collector from running inside a block.
 
     Every new tensor counts as an allocation, so loading 20,000 of them makes the collector
@@ -31,14 +29,22 @@ def paused() -> Iterator[None]:
         ...     gc.isenabled()
         False
     """
-    with _Pause.lock:
-        if not _Pause.blocks:
-            _Pause.was_enabled = gc.isenabled()
-            gc.disable()
-        _Pause.blocks += 1
-    try:
-        yield
-    finally:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        with _Pause.lock:
+            if not _Pause.blocks:
+                _Pause.was_enabled = gc.isenabled()
+                gc.disable()
+            _Pause.blocks += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         with _Pause.lock:
             _Pause.blocks -= 1
             if not _Pause.blocks and _Pause.was_enabled:

@@ -30,8 +30,8 @@ _NOT_IN_NUMPY = {dtype for dtype in Dtype if dtype.bits < 16 and "F" in dtype}
 class safe_open:  # noqa: N801  # the name that programs import
     """An open safetensors file, with the methods and the manners of the reference.
 
-    With PyTorch and ``backend="mmap"`` tensors borrow a map of the file; otherwise they own
-    their memory. `safetensors_core.safe_open` does more.
+    With PyTorch or Paddle and ``backend="mmap"`` tensors borrow a map of the file; otherwise they
+    own their memory. `safetensors_core.safe_open` does more.
 
     Args:
         filename: Path of the file.
@@ -61,9 +61,10 @@ class safe_open:  # noqa: N801  # the name that programs import
     ) -> None:
         name, self._device = check_opening(filename, framework, device, backend)
         self._framework = name
+        self._strict = is_strict()
         # Tensors of the other frameworks own their memory, as they do with the reference: a
         # program may overwrite the file in place and keep them.
-        self._mapped = name == "torch" and backend == "mmap"
+        self._mapped = name in {"torch", "paddle"} and backend == "mmap"
         with reading():
             try:
                 self._open: open_file | None = open_file(
@@ -173,9 +174,9 @@ class safe_open:  # noqa: N801  # the name that programs import
         check_name(name)
         with reading():
             file = self._readable((name,))
-            if self._mapped:
+            if self._mapped and self._framework == "torch":
                 return _MappedTorchSlice(file, name, self._device)
-            return PySafeSlice(file, name)
+            return PySafeSlice(file, name, strict=self._strict)
 
     def get_tensor_meta(self, name: str) -> TensorMeta:
         """A tensor's entry in the header; no data is read.
@@ -228,9 +229,9 @@ class safe_open:  # noqa: N801  # the name that programs import
         """
         file = self._file()
         target = self._device if device is None else checked_device(device, self._framework)
-        if is_strict() and self._framework != "torch":
+        if self._strict and self._framework != "torch":
             raise SafetensorError('prefetch is only compatible with framework="pt"')
-        if is_strict() and not str(target).startswith("cuda"):
+        if self._strict and not str(target).startswith("cuda"):
             raise SafetensorError(f"prefetch loads to cuda devices, not {target}")
         shapes = {name: info.shape for name, info in file.header.tensors.items()}
         wanted = checked_plan(plan, shapes)
@@ -240,7 +241,7 @@ class safe_open:  # noqa: N801  # the name that programs import
     def _readable(self, names: Iterable[str]) -> open_file:
         """The file, if the reference would give these tensors too or need not be asked."""
         file = self._file()
-        if is_strict() and self._framework == "numpy":
+        if self._strict and self._framework == "numpy":
             for name in names:
                 info = file.header.tensors.get(name)
                 if info is not None and info.dtype in _NOT_IN_NUMPY:
@@ -265,8 +266,9 @@ class PySafeSlice:
         array([3., 4.], dtype=float32)
     """
 
-    def __init__(self, file: open_file, name: str) -> None:
+    def __init__(self, file: open_file, name: str, *, strict: bool = False) -> None:
         self._slice: TensorSlice = file.get_slice(name)
+        self._strict = strict
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
@@ -291,7 +293,7 @@ class PySafeSlice:
 
     def __getitem__(self, index: Any) -> Any:
         with reading():
-            return self._slice[checked_index(index, self.get_shape())]
+            return self._slice[checked_index(index, self.get_shape(), strict=self._strict)]
 
 
 class _MappedTorchSlice(PySafeSlice):
@@ -299,11 +301,11 @@ class _MappedTorchSlice(PySafeSlice):
 
     def __init__(self, file: open_file, name: str, device: Any) -> None:
         super().__init__(file, name)
-        self._tensor = _load(file, name, None, "cpu")
+        self._load = partial(_load, file, name, None, "cpu")
         self._device = device
 
     def __getitem__(self, index: Any) -> Any:
-        return self._tensor[index].to(self._device)
+        return self._load()[index].to(self._device)
 
 
 def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from operator import index as as_integer
 from typing import Any
 
-from safetensors_core.compat.settings import is_strict
 from safetensors_core.errors import SafetensorError
 
 __all__ = ["checked_index"]
@@ -14,7 +13,9 @@ __all__ = ["checked_index"]
 _SIGNED = range(-(1 << 63), 1 << 63)
 
 
-def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
+def checked_index(
+    index: Any, shape: Sequence[int], *, strict: bool = False
+) -> tuple[int | slice, ...]:
     """An index that the reference takes, without its ellipsis and negative integers.
 
     Negative bounds of a slice, a start behind its stop, and any slice of an axis of size 0 are
@@ -24,6 +25,7 @@ def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
     Args:
         index: What stands between the brackets.
         shape: Shape of the tensor.
+        strict: Whether the bugs are refused.
 
     Returns:
         An integer or slice for each dimension; the last ones may be left out.
@@ -43,25 +45,23 @@ def checked_index(index: Any, shape: Sequence[int]) -> tuple[int | slice, ...]:
         if index:
             raise SafetensorError("Non empty lists are not implemented")
         index = slice(0, 0)
-    items = _spread(index if isinstance(index, tuple) else (index,), len(shape))
+    items = _spread(index if isinstance(index, tuple) else (index,), len(shape), strict)
     for axis, item in enumerate(items[: len(shape)]):
         if isinstance(item, int):
             items[axis] = _counted(item, axis, shape[axis])
     if len(items) > len(shape):
         raise _refusal(items, shape, "more slicing indexes than dimensions in tensor")
     for axis, (item, size) in enumerate(zip(items, shape, strict=False)):
-        beyond = item if isinstance(item, int) else _beyond(item, size)
+        beyond = item if isinstance(item, int) else _beyond(item, size, strict)
         if beyond is not None and beyond >= size:
             reason = f"index {beyond} out of bounds for tensor dimension #{axis} of size {size}"
             raise _refusal(items, shape, reason)
     return tuple(items)
 
 
-def _spread(items: tuple[Any, ...], dimensions: int) -> list[int | slice]:
+def _spread(items: tuple[Any, ...], dimensions: int, strict: bool) -> list[int | slice]:
     """The items of an index with the dimensions that an ellipsis stands for."""
-    known: list[Any] = []
-    for position, item in enumerate(items):
-        known.append(_item(item, position))
+    known: list[Any] = [_item(item, position, strict) for position, item in enumerate(items)]
     ellipses = sum(item is Ellipsis for item in known)
     if ellipses > 1:
         raise SafetensorError("Only one ellipsis (...) is allowed in slice index")
@@ -72,11 +72,11 @@ def _spread(items: tuple[Any, ...], dimensions: int) -> list[int | slice]:
     return known[:position] + rest + known[position + 1 :]
 
 
-def _item(item: Any, position: int) -> Any:
+def _item(item: Any, position: int, strict: bool) -> Any:
     if item is Ellipsis:
         return item
     if isinstance(item, slice):
-        return _checked_slice(item)
+        return _checked_slice(item, strict)
     try:
         number = as_integer(item)
     except TypeError:
@@ -88,13 +88,13 @@ def _item(item: Any, position: int) -> Any:
     return number
 
 
-def _checked_slice(item: slice) -> slice:
+def _checked_slice(item: slice, strict: bool) -> slice:
     start, stop, step = (
         None if part is None else as_integer(part) for part in (item.start, item.stop, item.step)
     )
     if step is not None and step <= 0:
         raise SafetensorError(f"Slice step must be a positive integer, got {step}")
-    if is_strict():
+    if strict:
         if min(start or 0, stop or 0) < 0:
             raise OverflowError("can't convert negative int to unsigned")
         if start is not None and stop is not None and start > stop:
@@ -111,12 +111,12 @@ def _counted(number: int, axis: int, size: int) -> int:
     return number + size
 
 
-def _beyond(item: slice, size: int) -> int | None:
+def _beyond(item: slice, size: int, strict: bool) -> int | None:
     """The first element that a slice names and a dimension may not have."""
     start, stop = item.start or 0, item.stop
     if start < 0 or (stop is not None and stop < 0):
         return None
-    if size == 0 and not is_strict():
+    if size == 0 and not strict:
         return None
     if start >= size or stop is None:
         return int(start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
+from types import TracebackType
 
 from safetensors_core.errors import (
     ClosedFileError,
@@ -59,8 +60,7 @@ _HEADER = {
 }
 
 
-@contextlib.contextmanager
-def reading(what: str = "deserializing header") -> Iterator[None]:
+class reading:  # noqa: N801  # used as a function: a generator would cost more than a read
     """Let errors of opening and reading have the types and words of the reference.
 
     Args:
@@ -72,28 +72,45 @@ def reading(what: str = "deserializing header") -> Iterator[None]:
         Traceback (most recent call last):
         safetensors_core.errors.SafetensorError: File is closed
     """
-    try:
-        yield
-    except FileNotFoundError as error:
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str = "deserializing header") -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Raise the reference's error in the place of ours."""
+        if error is not None:
+            translated = _translated(error, self._what)
+            if translated is not None:
+                raise translated from error
+
+
+def _translated(error: BaseException, what: str) -> Exception | None:
+    if isinstance(error, FileNotFoundError):
         # Without `filename`, which would add Python's own words in front.
         missing = FileNotFoundError(f"No such file or directory: {error.filename}")
         missing.errno = errno.ENOENT
-        raise missing from error
-    except FrameworkNotFoundError as error:
-        raise ImportError(str(error)) from error
-    except InvalidInputError as error:
+        return missing
+    if isinstance(error, FrameworkNotFoundError):
+        return ImportError(str(error))
+    if isinstance(error, InvalidInputError):
         # A device that cannot be used: programs know what the framework itself raises.
-        if not isinstance(error.__cause__, (AssertionError, RuntimeError)):
-            raise
-        raise RuntimeError(str(error)) from error
-    except SafetensorError as error:
-        words = _words(error, what)
-        if words is None:
-            raise
-        raise SafetensorError(words) from error
+        of_framework = isinstance(error.__cause__, (AssertionError, RuntimeError))
+        return RuntimeError(str(error)) if of_framework else None
+    words = _words(error, what)
+    return None if words is None else SafetensorError(words)
 
 
-def _words(error: SafetensorError, what: str) -> str | None:
+def _words(error: BaseException, what: str) -> str | None:
     if isinstance(error, HeaderError):
         words = _HEADER.get(error.reason, "invalid JSON in header: {detail}")
         return f"Error while {what}: {words.format(tensor=error.tensor, detail=error.detail)}"

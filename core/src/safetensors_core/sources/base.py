@@ -127,6 +127,14 @@ class ByteSource(ABC):
         Raises:
             OSError: The storage failed.
         """
+        if len(infos) == 1:  # programs also ask for tensors one at a time, thousands of them
+            [(name, info)] = infos.items()
+            begin, end = info.data_offsets
+            buffer = allocate(end - begin, alignment)
+            if buffer:
+                segment = Segment(self.header.data_start + begin, 0, end - begin)
+                self.read_segments(buffer, [segment])
+            return buffer, {name: TensorInfo(info.dtype, info.shape, (0, end - begin))}
         placed, segments, nbytes = place(infos, self.header.data_start, alignment)
         buffer = allocate(nbytes, alignment)
         self.read_segments(buffer, segments)

@@ -49,6 +49,10 @@ class FileSource(ByteSource):
     def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
         """Read segments with several threads where there is enough to read."""
         descriptor = self._opened()
+        if len(segments) == 1 and len(buffer) < _PARALLEL:
+            [(offset, begin, end)] = segments
+            self._read(descriptor, offset, [buffer[begin:end]])
+            return
         jobs = list(_jobs(buffer, segments))
         if sum(segment.end - segment.begin for segment in segments) < _PARALLEL:
             for offset, views in jobs:
