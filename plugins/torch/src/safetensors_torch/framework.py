@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import sys
 from collections.abc import Hashable, Mapping
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -193,31 +195,26 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
     """Tensors on the CPU that alias a buffer, each with a storage of its own bytes only."""
     if buffer.readonly:  # torch would let its users write through it
         buffer = memoryview(bytearray(buffer))
-    frombuffer = torch.frombuffer
-    address = frombuffer(buffer, dtype=torch.uint8).data_ptr() if buffer else 0
+    # One tensor is made before NumPy's view of the buffer would be.
+    numpy_types = _numpy_types() if len(infos) > 1 and buffer else {}
+    if numpy_types:
+        numpy = sys.modules["numpy"]
+        memory = numpy.frombuffer(buffer, numpy.uint8)
+        array, from_numpy, address = numpy.ndarray, torch.from_numpy, memory.ctypes.data
     strides: dict[tuple[int, ...], tuple[int, ...]] = {}
     tensors: dict[str, torch.Tensor] = {}
-    through_numpy, numpy_types = _numpy_over(buffer)
     for name, info in infos.items():
         begin, end = info.data_offsets
-        dtype = _DTYPES[info.dtype]
-        if info.dtype in numpy_types and begin < end and len(info.shape) <= _NUMPY_DIMENSIONS:
-            numpy_type = numpy_types[info.dtype]
+        numpy_type = numpy_types.get(info.dtype)
+        if numpy_type is not None and begin < end and len(info.shape) <= _NUMPY_DIMENSIONS:
             if (address + begin) % numpy_type.itemsize == 0:
-                tensors[name] = through_numpy(info.shape, numpy_type, begin)
+                tensors[name] = from_numpy(array(info.shape, numpy_type, memory, begin))
                 continue
-        shape = info.shape if info.dtype is not Dtype.F4 else torch_shape(name, info)
         if begin == end:
             tensors[name] = _empty(name, info, _CPU)
             continue
-        item = dtype.itemsize
-        if (address + begin) % item:
-            whole = frombuffer(buffer, dtype=torch.uint8, count=end - begin, offset=begin)
-            tensor = whole.clone().view(dtype)
-        else:
-            tensor = frombuffer(buffer, dtype=dtype, count=(end - begin) // item, offset=begin)
-        if sys.byteorder == "big":
-            tensor = _swap_bytes(tensor)
+        shape = info.shape if info.dtype is not Dtype.F4 else _shape(name, info)
+        tensor = _flat(buffer, _DTYPES[info.dtype], begin, end)
         steps = strides.get(shape)
         if steps is None:
             steps = strides[shape] = _strides(shape)
@@ -226,27 +223,34 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
     return tensors
 
 
-def _numpy_over(buffer: memoryview) -> tuple[Any, dict[Dtype, Any]]:
-    """A faster way to make tensors over a buffer, and the types for which it works.
+def _flat(buffer: memoryview, dtype: torch.dtype, begin: int, end: int) -> torch.Tensor:
+    """A tensor of one dimension over a part of a buffer; a copy where torch cannot read in place."""
+    item = dtype.itemsize
+    tensor = torch.frombuffer(buffer, dtype=dtype, count=(end - begin) // item, offset=begin)
+    if tensor.data_ptr() % item:
+        whole = torch.frombuffer(buffer, dtype=torch.uint8, count=end - begin, offset=begin)
+        tensor = whole.clone().view(dtype)
+    return _swap_bytes(tensor) if sys.byteorder == "big" else tensor
+
+
+def _numpy_types() -> dict[Dtype, Any]:
+    """NumPy's types of what is made faster by way of NumPy; none where that does not work.
 
     torch has no call that gives a tensor over a buffer its shape at once. NumPy's arrays have
     one from the start, and torch takes them as they are: that takes half the time. NumPy is not
     imported for it, because importing it takes longer than most files.
     """
     numpy = sys.modules.get("numpy")
-    if numpy is None or sys.byteorder == "big":
-        return None, {}
+    return {} if numpy is None or sys.byteorder == "big" else _types_of(numpy)
+
+
+@functools.lru_cache(maxsize=1)
+def _types_of(numpy: ModuleType) -> dict[Dtype, Any]:
     try:
         torch.from_numpy(numpy.empty(0))
     except RuntimeError:  # a torch that was built for another version of NumPy
-        return None, {}
-    memory = numpy.frombuffer(buffer, numpy.uint8)
-    array, from_numpy = numpy.ndarray, torch.from_numpy
-
-    def over_buffer(shape: tuple[int, ...], numpy_type: Any, begin: int) -> torch.Tensor:
-        return from_numpy(array(shape, numpy_type, memory, begin))
-
-    return over_buffer, {code: numpy.dtype(name) for code, name in _NUMPY_TYPES.items()}
+        return {}
+    return {code: numpy.dtype(name) for code, name in _NUMPY_TYPES.items()}
 
 
 def _empty(name: str, info: TensorInfo, device: torch.device) -> torch.Tensor:

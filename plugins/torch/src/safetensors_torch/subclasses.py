@@ -109,13 +109,12 @@ def allowed_classes(rebuild: Iterable[type]) -> dict[str, type]:
         ['torch.testing._internal.two_tensor.TwoTensor']
     """
     given: Any = rebuild
-    kinds = list(given) if isinstance(given, Iterable) else [given]
-    for kind in kinds:
-        if not (isinstance(kind, type) and hasattr(kind, "__tensor_unflatten__")):
-            raise InvalidInputError(
-                "rebuild must be classes that have __tensor_unflatten__, in a list or tuple: got "
-                f"{kind!r}"
-            )
+    kinds: list[Any] = list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(kind, type) and hasattr(kind, "__tensor_unflatten__") for kind in kinds):
+        raise InvalidInputError(
+            "rebuild must be classes that have __tensor_unflatten__, in a list or tuple: got "
+            f"{given!r}"
+        )
     return {class_name(kind): kind for kind in kinds}
 
 

@@ -1,0 +1,388 @@
+"""Tensor subclasses: refused with what to do, or taken apart and, on request, rebuilt."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.torch.tests.wrappers import Negated, Opaque, Scaled, Wrapper, scaled
+from safetensors_core import HeaderError, InvalidInputError, SafetensorError, read_header
+from safetensors_core import save as save_any
+from safetensors_torch import load, load_file, load_model, save, save_file, save_model
+from safetensors_torch.plain import decode, encode
+from safetensors_torch.subclasses import SUBCLASSES_KEY, class_name
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a model is saved."""
+    return tmp_path / "model.safetensors"
+
+
+def weights(tensor: torch.Tensor) -> torch.nn.Module:
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(tensor, requires_grad=False)
+    return model
+
+
+def meaning(tensor: object) -> Any:
+    """The numbers that a wrapper stands for."""
+    assert isinstance(tensor, Wrapper)
+    return tensor.plain().tolist()
+
+
+def test_a_wrapper_is_refused_with_what_to_do(path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"'w'.*subclasses=\"flatten\".*rebuild=\[Scaled\]"):
+        save_file({"w": scaled()}, path)
+    with pytest.raises(InvalidInputError, match=r"'w'.*save the plain tensors inside of it"):
+        save_any({"w": Opaque()})
+    with pytest.raises(InvalidInputError, match=r"'weight'.*subclasses=\"flatten\""):
+        save_model(weights(scaled()), path)
+    assert not path.exists()
+
+
+def test_a_wrapper_that_cannot_be_taken_apart_is_refused_either_way(path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"'w'.*Opaque has no __tensor_flatten__.*save the"):
+        save_file({"w": Opaque()}, path, subclasses="flatten")
+    assert not path.exists()
+
+
+def test_inner_tensors_are_saved_under_names_of_their_own(path: Path) -> None:
+    save_file(
+        {"w": scaled((1, "x")), "b": torch.zeros(2)}, path, {"by": "me"}, subclasses="flatten"
+    )
+    header = read_header(path)
+    assert sorted(header.tensors) == ["b", "w.numbers", "w.scale"]
+    assert header.metadata is not None
+    assert header.metadata["by"] == "me"
+    assert json.loads(header.metadata[SUBCLASSES_KEY]) == {
+        "w": {
+            "class": class_name(Scaled),
+            "context": {"tuple": [1, "x"]},
+            "inner": ["numbers", "scale"],
+            "shape": [2, 3],
+            "stride": [3, 1],
+        }
+    }
+    plain = load_file(path)
+    assert plain["w.numbers"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert {type(tensor) for tensor in plain.values()} == {torch.Tensor}
+
+
+def test_what_has_no_wrappers_is_saved_as_without_the_option() -> None:
+    tensors = {"w": torch.zeros(2), "p": torch.nn.Parameter(torch.ones(2))}
+    assert save(tensors, subclasses="flatten") == save(tensors)
+    metadata = {"a": "b"}
+    assert save(tensors, metadata, subclasses="flatten") == save(tensors, metadata)
+
+
+def test_the_caller_s_dictionaries_stay_as_they_are() -> None:
+    tensors, metadata = {"w": scaled()}, {"a": "b"}
+    save(tensors, metadata, subclasses="flatten")
+    assert (list(tensors), metadata) == (["w"], {"a": "b"})
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_wrapper_is_rebuilt_if_its_class_is_named(path: Path, from_file: bool) -> None:
+    save_file({"w": scaled({"bits": 8}), "b": torch.zeros(2)}, path, subclasses="flatten")
+    if from_file:
+        loaded = load_file(path, rebuild=[Scaled])
+    else:
+        loaded = load(path.read_bytes(), rebuild=(Scaled,))
+    assert loaded.keys() == {"w", "b"}
+    rebuilt = loaded["w"]
+    assert isinstance(rebuilt, Scaled)
+    assert rebuilt.context == {"bits": 8}
+    assert rebuilt.plain().tolist() == scaled().plain().tolist()
+
+
+def test_a_class_that_was_not_named_stays_apart(path: Path) -> None:
+    save_file({"w": scaled()}, path, subclasses="flatten")
+    assert load_file(path, rebuild=[Negated]).keys() == {"w.numbers", "w.scale"}
+
+
+def test_wrappers_of_wrappers_are_rebuilt_from_inside(path: Path) -> None:
+    twice = Negated((2, 3), Negated((2, 3), scaled()))
+    save_file({"w": twice}, path, subclasses="flatten")
+    assert sorted(load_file(path)) == ["w.original.original.numbers", "w.original.original.scale"]
+    rebuilt = load_file(path, rebuild=[Negated, Scaled])["w"]
+    assert isinstance(rebuilt, Negated)
+    assert rebuilt.plain().tolist() == scaled().plain().tolist()
+    inner = load_file(path, rebuild=[Scaled])
+    assert list(inner) == ["w.original.original"]
+    with pytest.raises(InvalidInputError, match=r"'w\.original' wraps.*Scaled: add that class"):
+        load_file(path, rebuild=[Negated])
+
+
+def test_keys_choose_among_rebuilt_names(path: Path) -> None:
+    save_file({"w": scaled(), "v": scaled(factor=2.0)}, path, subclasses="flatten")
+    assert list(load_file(path, rebuild=[Scaled], keys="v")) == ["v"]
+
+
+def test_inner_tensors_that_are_shared_are_saved_once(path: Path) -> None:
+    scale = torch.tensor(2.0)
+    model = torch.nn.Module()
+    for name in "ab":
+        numbers = torch.full((2, 3), ord(name), dtype=torch.int8)
+        model.register_buffer(name, Scaled((2, 3), numbers, scale))
+    with pytest.raises(SafetensorError, match=r"\{'a\.scale', 'b\.scale'\}"):
+        save(dict(model.named_buffers()), subclasses="flatten")
+    save_model(model, path, subclasses="flatten")
+    assert sorted(load_file(path)) == ["a.numbers", "a.scale", "b.numbers"]
+    loaded = load_file(path, rebuild=[Scaled])
+    assert [meaning(loaded[name])[0][0] for name in "ab"] == [194, 196]
+
+
+def tied_wrappers() -> torch.nn.Module:
+    model = torch.nn.Module()
+    model.a = torch.nn.Parameter(scaled(), requires_grad=False)
+    model.b = model.a
+    return model
+
+
+def test_a_tied_wrapper_is_dropped_and_given_back(path: Path) -> None:
+    save_model(tied_wrappers(), path, subclasses="flatten")
+    assert load_file(path, rebuild=[Scaled]).keys() == {"a"}
+    both = load_file(path, rebuild=[Scaled], tied="expand")
+    assert both.keys() == {"a", "b"}
+    assert both["b"].numbers is both["a"].numbers  # type: ignore[attr-defined]
+    assert load_file(path, tied="expand").keys() == {"a.numbers", "a.scale", "b.numbers", "b.scale"}
+    model = tied_wrappers()
+    assert load_model(model, path, rebuild=[Scaled], assign=True) == ([], [])
+    assert model.a is model.b
+    assert meaning(model.a) == scaled().plain().tolist()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_takes_wrappers_for_its_plain_parameters(path: Path, device: str) -> None:
+    save_model(weights(scaled()), path, subclasses="flatten")
+    model = weights(torch.zeros(2, 3, device=device))
+    assert load_model(model, path, rebuild=[Scaled], assign=True) == ([], [])
+    assert isinstance(model.weight, Scaled)
+    assert isinstance(model.weight, torch.nn.Parameter)
+    assert model.weight.plain().tolist() == scaled().plain().tolist()
+
+
+def test_a_model_s_plain_parameters_are_overwritten_with_what_wrappers_stand_for(
+    path: Path,
+) -> None:
+    save_model(weights(scaled()), path, subclasses="flatten")
+    model = weights(torch.zeros(2, 3))
+    load_model(model, path, rebuild=[Scaled])
+    assert type(model.weight) is torch.nn.Parameter
+    assert model.weight.tolist() == scaled().plain().tolist()
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    for tensors in ({"w": scaled(), "w.scale": torch.ones(1)}, {"w.scale": torch.ones(1)}):
+        tensors = {**tensors, "w": scaled()}
+        with pytest.raises(InvalidInputError, match=r"'w'.*'w\.scale'.*rename"):
+            save(tensors, subclasses="flatten")
+
+
+@pytest.mark.parametrize("subclasses", ["", "keep", None, True])
+def test_options_that_do_not_exist_are_refused(path: Path, subclasses: Any) -> None:
+    with pytest.raises(InvalidInputError, match="subclasses must be"):
+        save({"w": torch.zeros(2)}, subclasses=subclasses)
+    with pytest.raises(InvalidInputError, match="subclasses must be"):
+        save_model(torch.nn.Linear(2, 2), path, subclasses=subclasses)
+
+
+@pytest.mark.parametrize(
+    "rebuild", [[torch.Tensor], ["Scaled"], Scaled, [Opaque], None, [scaled()]]
+)
+def test_what_is_no_class_that_can_be_rebuilt_is_refused(rebuild: Any) -> None:
+    with pytest.raises(InvalidInputError, match="rebuild must be classes"):
+        load(save({"w": torch.zeros(2)}), rebuild=rebuild)
+
+
+# The context of a class.
+
+
+class Layout(enum.IntEnum):
+    """An enum that is an integer."""
+
+    ROWS = 1
+
+
+class Block(NamedTuple):
+    """A tuple that is more than a tuple."""
+
+    size: int
+
+
+CONTEXTS: list[Any] = [
+    *(None, True, False, 0, -(2**70), 1.5, math.inf, -math.inf, "", "é\ud800\x00", [], (), {}),
+    *([1, [2, (3, {"a": None})]], {1: "x", (1, 2): torch.int16, None: 2.5, "dict": {"tuple": []}}),
+    *(torch.float32, torch.qint8, torch.Size([2, 3]), torch.device("cuda:1"), torch.device("cpu")),
+    {"bits": 4, "block": (1, 128), "dtype": torch.bfloat16, "shape": torch.Size([4]), "zero": None},
+]
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=repr)
+def test_a_context_of_plain_data_comes_back_as_it_was(path: Path, context: Any) -> None:
+    save_file({"w": scaled(context)}, path, subclasses="flatten")
+    rebuilt: Any = load_file(path, rebuild=[Scaled])["w"]
+    assert rebuilt.context == context
+    assert type(rebuilt.context) is type(context)
+
+
+def test_a_number_that_is_none_comes_back() -> None:
+    assert math.isnan(decode(encode(math.nan)))
+
+
+def looped() -> list[Any]:
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("context", "named"),
+    [
+        (object(), "builtins.object"),
+        ([{1}], "builtins.set"),
+        (Layout.ROWS, "Layout"),
+        ({"a": Block(1)}, "Block"),
+        (torch.zeros(1), "torch.Tensor"),
+        (torch.strided, "torch.layout"),
+        (b"bytes", "builtins.bytes"),
+        (len, "builtin_function_or_method"),
+        (looped(), "nested too deeply"),
+    ],
+    ids=str,
+)
+def test_a_context_of_anything_else_is_refused_by_its_type(
+    path: Path, context: Any, named: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"tensor 'w': .*{named}.*"):
+        save_file({"w": scaled(context)}, path, subclasses="flatten")
+    assert not path.exists()
+
+
+# What a file says is hostile until it was checked.
+
+GOOD: dict[str, Any] = {
+    "class": class_name(Scaled),
+    "context": None,
+    "inner": ["numbers", "scale"],
+    "shape": [2, 3],
+    "stride": [3, 1],
+}
+BAD_RECORDS: dict[str, Any] = {
+    "no JSON": "}",
+    "nested too deeply": '{"w":' * 100_000,
+    "a list": "[]",
+    "an entry that is text": {"w": "Scaled"},
+    "no class": {"w": {**GOOD, "class": None}},
+    "no inner tensors": {"w": {**GOOD, "inner": []}},
+    "inner tensors that are no list": {"w": {**GOOD, "inner": "numbers"}},
+    "inner tensors that are numbers": {"w": {**GOOD, "inner": [1]}},
+    "a path for an inner tensor": {"w": {**GOOD, "inner": ["numbers", "a.b"]}},
+    "an inner tensor that is not there": {"w": {**GOOD, "inner": ["numbers", "zero"]}},
+    "no shape": {"w": {**GOOD, "shape": None}},
+    "a shape below zero": {"w": {**GOOD, "shape": [-2, 3]}},
+    "fewer strides than sizes": {"w": {**GOOD, "stride": [1]}},
+    "a name that is taken": {"w": GOOD, "b": {**GOOD, "inner": ["x"]}},
+    "no context": {"w": {key: GOOD[key] for key in GOOD if key != "context"}},
+}
+BAD_CONTEXTS: list[Any] = [
+    *({"code": "print()"}, {"dtype": "nn"}, {"dtype": 1}, {"device": "moon"}, {"device": []}),
+    *({"size": ["x"]}, {"size": 2}, {"tuple": 3}, {"dict": 1}, {"dict": [[1]]}, {"float": "1"}),
+    *({"dict": [[[], 1]]}, {"float": []}, {}, {"tuple": [], "size": []}),
+]
+
+
+@pytest.mark.parametrize("case", BAD_RECORDS)
+def test_a_record_that_is_not_valid_is_refused(path: Path, case: str) -> None:
+    record = BAD_RECORDS[case]
+    text = record if isinstance(record, str) else json.dumps(record)
+    inner = {"w.numbers": torch.zeros(2), "w.scale": torch.ones(1), "b": torch.ones(1)}
+    save_file({**inner, "b.x": torch.ones(1)}, path, {SUBCLASSES_KEY: text})
+    assert "w.scale" in load_file(path)
+    with pytest.raises(HeaderError) as caught:
+        load_file(path, rebuild=[Scaled])
+    assert caught.value.reason == "invalid-metadata"
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("context", BAD_CONTEXTS, ids=str)
+def test_a_context_that_is_not_valid_is_refused_with_the_tensor_s_name(
+    path: Path, context: Any
+) -> None:
+    record = json.dumps({"w": {**GOOD, "context": context}})
+    inner = {"w.numbers": torch.zeros(2), "w.scale": torch.ones(1)}
+    save_file(inner, path, {SUBCLASSES_KEY: record})
+    with pytest.raises(InvalidInputError, match=r"tensor 'w': .*cannot be rebuilt"):
+        load_file(path, rebuild=[Scaled])
+
+
+def test_wrappers_without_end_are_refused() -> None:
+    names = ["w" + ".original" * depth for depth in range(500)]
+    entry = {**GOOD, "class": class_name(Negated), "inner": ["original"]}
+    record = json.dumps(dict.fromkeys(names, entry))
+    data = save({names[-1] + ".original": torch.zeros(2, 3)}, {SUBCLASSES_KEY: record})
+    with pytest.raises(HeaderError, match="one inside the other"):
+        load(data, rebuild=[Negated])
+
+
+def test_a_class_that_fails_on_what_the_file_holds_is_an_error_with_its_name(path: Path) -> None:
+    class Picky(Scaled):
+        """A class that takes no such context."""
+
+        @classmethod
+        def __tensor_unflatten__(cls, inner: Any, context: Any, shape: Any, stride: Any) -> Any:
+            raise LookupError(f"no context {context}")
+
+    class Strange(Scaled):
+        """A class that makes something else."""
+
+        @classmethod
+        def __tensor_unflatten__(cls, inner: Any, context: Any, shape: Any, stride: Any) -> Any:
+            return torch.zeros(2, 3)
+
+    for kind, message in ((Picky, "LookupError.*no context"), (Strange, "made a Tensor")):
+        tensor = kind((2, 3), torch.zeros(2, 3), torch.tensor(1.0))
+        save_file({"w": tensor}, path, subclasses="flatten")
+        with pytest.raises(InvalidInputError, match=f"tensor 'w': .*{message}"):
+            load_file(path, rebuild=[kind])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+@given(json_values, st.sampled_from(sorted(GOOD)))
+def test_any_record_loads_or_is_refused_as_an_error_of_ours(value: Any, field: str) -> None:
+    record = json.dumps({"w": {**GOOD, field: value}})
+    data = save(
+        {"w.numbers": torch.zeros(2, 3), "w.scale": torch.ones(1)}, {SUBCLASSES_KEY: record}
+    )
+    try:
+        loaded = load(data, rebuild=[Scaled])
+    except SafetensorError:
+        return
+    assert loaded.keys() in ({"w"}, {"w.numbers", "w.scale"})
+
+
+@given(json_values)
+def test_decoding_gives_a_value_or_a_value_error(value: Any) -> None:
+    try:
+        decoded = decode(value)
+    except ValueError:
+        return
+    assert json.dumps(encode(decoded)) == json.dumps(value)
