@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -41,7 +42,9 @@ def names_after_hooks(
         memo[id(tensor)] = empty
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        result = copy.deepcopy(model, memo).load_state_dict(state, strict=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors without data, which are meant to be so
+            result = copy.deepcopy(model, memo).load_state_dict(state, strict=False)
     # Any class may refuse to be copied, and any hook to be called, each in its own way. The
     # names are then reported as they are.
     except Exception:  # noqa: BLE001
