@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from core.tests.plugin_site import Site
 
@@ -50,7 +52,11 @@ class ProgramSite(Site):
         self.install("safetensors", {}, "9.9.9")
 
     def python(
-        self, *arguments: str, status: int = 0, isolated: bool = True, **environment: str
+        self,
+        *arguments: str,
+        status: int = 0,
+        isolated: bool = True,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[str]:
         """Run Python with arguments, expecting an exit status.
 
@@ -71,12 +77,12 @@ class ProgramSite(Site):
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
-    def check(self, program: str, **environment: str) -> None:
+    def check(self, program: str) -> None:
         """Run a program that asserts what it promises."""
-        self.python("-c", textwrap.dedent(program), **environment)
+        self.python("-c", textwrap.dedent(program))
 
-    def compat(self, *arguments: str | Path, status: int = 0, **environment: str) -> str:
+    def compat(self, *arguments: str | Path, status: int = 0) -> str:
         """What `python -m safetensors_core.compat` prints."""
         words = [str(argument) for argument in arguments]
-        done = self.python("-m", "safetensors_core.compat", *words, status=status, **environment)
+        done = self.python("-m", "safetensors_core.compat", *words, status=status)
         return done.stdout if status == 0 else done.stderr

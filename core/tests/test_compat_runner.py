@@ -234,7 +234,7 @@ def test_path_is_the_folder_to_search(site: ProgramSite) -> None:
 def test_the_folder_on_the_search_path_is_enough(site: ProgramSite) -> None:
     folder = site.compat("--path").strip()
     path = f"{folder}:{site.folder}"
-    assert site.python("-c", SIDE, PYTHONPATH=path).stdout == "True\n"
+    assert site.python("-c", SIDE, environment={"PYTHONPATH": path}).stdout == "True\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--strict"], ["-m"], ["--unknown", "x"]], ids=str)
