@@ -6,8 +6,7 @@ import ctypes
 import functools
 import math
 import sys
-from collections.abc import Hashable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -196,24 +195,19 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
     if buffer.readonly:  # torch would let its users write through it
         buffer = memoryview(bytearray(buffer))
     # One tensor is made before NumPy's view of the buffer would be.
-    numpy_types = _numpy_types() if len(infos) > 1 and buffer else {}
-    if numpy_types:
-        numpy = sys.modules["numpy"]
-        memory = numpy.frombuffer(buffer, numpy.uint8)
-        array, from_numpy, address = numpy.ndarray, torch.from_numpy, memory.ctypes.data
+    over_numpy = _over_numpy(buffer) if len(infos) > 1 and buffer else None
     strides: dict[tuple[int, ...], tuple[int, ...]] = {}
     tensors: dict[str, torch.Tensor] = {}
     for name, info in infos.items():
         begin, end = info.data_offsets
-        numpy_type = numpy_types.get(info.dtype)
-        if numpy_type is not None and begin < end and len(info.shape) <= _NUMPY_DIMENSIONS:
-            if (address + begin) % numpy_type.itemsize == 0:
-                tensors[name] = from_numpy(array(info.shape, numpy_type, memory, begin))
-                continue
         if begin == end:
             tensors[name] = _empty(name, info, _CPU)
             continue
-        shape = info.shape if info.dtype is not Dtype.F4 else _shape(name, info)
+        by_numpy = over_numpy(info.dtype, info.shape, begin) if over_numpy else None
+        if by_numpy is not None:
+            tensors[name] = by_numpy
+            continue
+        shape = info.shape if info.dtype is not Dtype.F4 else torch_shape(name, info)
         tensor = _flat(buffer, _DTYPES[info.dtype], begin, end)
         steps = strides.get(shape)
         if steps is None:
@@ -224,7 +218,7 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
 
 
 def _flat(buffer: memoryview, dtype: torch.dtype, begin: int, end: int) -> torch.Tensor:
-    """A tensor of one dimension over a part of a buffer; a copy where torch cannot read in place."""
+    """A tensor of one dimension over a part of a buffer; a copy where it lies unaligned."""
     item = dtype.itemsize
     tensor = torch.frombuffer(buffer, dtype=dtype, count=(end - begin) // item, offset=begin)
     if tensor.data_ptr() % item:
@@ -233,19 +227,35 @@ def _flat(buffer: memoryview, dtype: torch.dtype, begin: int, end: int) -> torch
     return _swap_bytes(tensor) if sys.byteorder == "big" else tensor
 
 
-def _numpy_types() -> dict[Dtype, Any]:
-    """NumPy's types of what is made faster by way of NumPy; none where that does not work.
+def _over_numpy(
+    buffer: memoryview,
+) -> Callable[[Dtype, tuple[int, ...], int], torch.Tensor | None] | None:
+    """A faster way to make many tensors over a buffer, which gives None for what it cannot make.
 
     torch has no call that gives a tensor over a buffer its shape at once. NumPy's arrays have
     one from the start, and torch takes them as they are: that takes half the time. NumPy is not
     imported for it, because importing it takes longer than most files.
     """
-    numpy = sys.modules.get("numpy")
-    return {} if numpy is None or sys.byteorder == "big" else _types_of(numpy)
+    numpy: Any = sys.modules.get("numpy")
+    types = {} if numpy is None or sys.byteorder == "big" else _types_of(numpy)
+    if not types:
+        return None
+    memory = numpy.frombuffer(buffer, numpy.uint8)
+    array, from_numpy, address = numpy.ndarray, torch.from_numpy, memory.ctypes.data
+
+    def tensor_over(code: Dtype, shape: tuple[int, ...], begin: int) -> torch.Tensor | None:
+        dtype = types.get(code)
+        unsuitable = (
+            dtype is None or (address + begin) % dtype.itemsize or len(shape) > _NUMPY_DIMENSIONS
+        )
+        return None if unsuitable else from_numpy(array(shape, dtype, memory, begin))
+
+    return tensor_over
 
 
 @functools.lru_cache(maxsize=1)
-def _types_of(numpy: ModuleType) -> dict[Dtype, Any]:
+def _types_of(numpy: Any) -> dict[Dtype, Any]:
+    """NumPy's names for what both have."""
     try:
         torch.from_numpy(numpy.empty(0))
     except RuntimeError:  # a torch that was built for another version of NumPy
