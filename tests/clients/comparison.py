@@ -29,10 +29,14 @@ class Comparison:
 
 def compare(reference: Run, ours: Run) -> Comparison:
     """Compare the results, and every file that either run wrote."""
+    # A result that is missing differs from one that is None.
+    sides = [
+        {name: repr(value) for name, value in run.results.items()} for run in (reference, ours)
+    ]
     differences = [
-        f"result {name}: {reference.results.get(name)!r} != {ours.results.get(name)!r}"
-        for name in sorted(reference.results.keys() | ours.results.keys())
-        if reference.results.get(name) != ours.results.get(name)
+        f"result {name}: {sides[0].get(name)} != {sides[1].get(name)}"
+        for name in sorted(sides[0].keys() | sides[1].keys())
+        if sides[0].get(name) != sides[1].get(name)
     ]
     identical, reordered = [], []
     for name in sorted(reference.files.keys() | ours.files.keys()):

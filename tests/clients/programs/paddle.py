@@ -48,8 +48,8 @@ def hashed(tensors: dict[str, Any]) -> str:
 def save_by_paddle(recording: Recording, training: Training, folder: Path) -> None:
     path = str(folder / "by paddle.safetensors")
     state = training.network.state_dict()
-    recording.timed("paddle.save", lambda: paddle.save(state, path, safetensors=True))
-    loaded = recording.timed("paddle.load", lambda: paddle.load(path, safetensors=True))
+    recording.timed("save by paddle.save", lambda: paddle.save(state, path, safetensors=True))
+    loaded = recording.timed("load by paddle.load", lambda: paddle.load(path, safetensors=True))
     recording.result("by paddle", hashed(loaded))
     arrays = paddle.load(path, safetensors=True, return_numpy=True)
     recording.result("by paddle as arrays", digest(arrays))
