@@ -69,7 +69,9 @@ def reference_saves(model: Model, path: Path, *arguments: Any) -> None:
     safetensors.torch.save_model(model, str(path), *arguments)
 
 
-def reference_loads(model: torch.nn.Module, path: Path, **options: Any) -> tuple[set[str], list[str]]:
+def reference_loads(
+    model: torch.nn.Module, path: Path, **options: Any
+) -> tuple[set[str], list[str]]:
     missing, unexpected = safetensors.torch.load_model(model, str(path), **options)
     return set(missing), list(unexpected)
 

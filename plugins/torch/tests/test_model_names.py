@@ -169,14 +169,22 @@ def test_a_model_in_a_wrapper_of_torch_s_own_is_any_model(path: Path) -> None:
         assert load_model(other, path, assign=True) == ([], [])
 
 
-def test_a_tensor_that_no_file_can_hold_is_refused_by_its_name(path: Path) -> None:
-    model = torch.nn.Module()
-    model.register_buffer("eye", torch.eye(3).to_sparse())
-    with pytest.raises(ValueError, match=r"'eye'.*to_dense"):
-        save_model(model, path)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+@pytest.mark.parametrize("force_contiguous", [True, False])
+def test_a_tensor_that_no_file_can_hold_is_refused_by_its_name(
+    path: Path, force_contiguous: bool
+) -> None:
+    sparse = torch.nn.Module()
+    sparse.register_buffer("eye", torch.eye(3).to_sparse())
     without_data = torch.nn.Linear(2, 2, device="meta")
-    with pytest.raises(InvalidInputError, match=r"'weight'.*'meta' device"):
-        save_model(without_data, path)
+    without_shape = torch.nn.LazyLinear(2)
+    for model, message in (
+        (sparse, r"'eye'.*to_dense"),
+        (without_data, r"'weight'.*'meta' device"),
+        (without_shape, r"'weight'.*uninitialized"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            save_model(model, path, None, force_contiguous)
     assert not path.exists()
 
 

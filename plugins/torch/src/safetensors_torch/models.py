@@ -18,7 +18,7 @@ from safetensors_core import (
 from safetensors_torch import save_file
 from safetensors_torch.assignment import Tie, replacements, same_values, ties_of
 from safetensors_torch.contents import Contents
-from safetensors_torch.memory import is_wrapper
+from safetensors_torch.memory import is_wrapper, region
 from safetensors_torch.renaming import names_after_hooks
 from safetensors_torch.subclasses import check_option, flatten
 from safetensors_torch.tied import drop_shared
@@ -83,7 +83,8 @@ def save_model(
         state, notes = flatten(state, metadata)
     kept, notes = drop_shared(state, notes or {})
     if not force_contiguous:
-        loose = sorted(name for name, tensor in kept.items() if not tensor.is_contiguous())
+        # What has no such order at all is refused with its own reason, once it is described.
+        loose = sorted(n for n, t in kept.items() if region(t) and not t.is_contiguous())
         if loose:
             raise InvalidInputError(
                 f"these tensors are not contiguous: {_listed(loose)}. Use force_contiguous=True "
