@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from safetensors_core.compat.activation import FOLDER, install, install_for_children
-from safetensors_core.compat.settings import STRICT
+from safetensors_core.compat.settings import FSYNC, STRICT
 
 __all__ = ["main"]
 
@@ -29,38 +29,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
         >>> main(["--path"])
         /.../safetensors_core/compat/drop_in
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    own = _own_options(words)
     parser = argparse.ArgumentParser(
         "python -m safetensors_core.compat",
+        usage="%(prog)s [-h] [--strict] [--path] PROGRAM [ARGUMENTS ...]\n"
+        "       %(prog)s [-h] [--strict] -m MODULE [ARGUMENTS ...]",
         description="Run an unmodified program with safetensors-core behind `import safetensors`, "
         "in its process and in those that it starts.",
-        epilog=f"{STRICT}=1 is --strict for all; SAFETENSORS_COMPAT_FSYNC=1 makes saves wait for "
-        "the disk.",
+        epilog=f"{STRICT}=1 is --strict for all; {FSYNC}=1 makes saves wait for the disk.",
         allow_abbrev=False,
     )
     parser.add_argument("--strict", action="store_true", help="refuse what the reference refuses")
     parser.add_argument("--path", action="store_true", help="print the folder of our modules, end")
-    parser.add_argument("-m", dest="module", action="store_true", help="PROGRAM names a module")
-    parser.add_argument("program", nargs="?", metavar="PROGRAM", help="a file, or with -m a module")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the program")
-    given = parser.parse_args(arguments)
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module")
+    given = parser.parse_args(words[:own])
+    rest = words[own:]
     if given.path:
         print(FOLDER)  # noqa: T201  # what was asked for
         return
-    if given.program is None:
+    if given.module is None and not rest:
         parser.error("name a program, or a module with -m")
+    if given.module is None and not os.path.exists(rest[0]):
+        parser.error(f"there is no file {rest[0]!r}")
     if given.strict:
         os.environ[STRICT] = "1"
     install_for_children()
     install()
-    sys.argv[:] = [given.program, *given.arguments]
-    if given.module:
-        runpy.run_module(given.program, run_name="__main__", alter_sys=True)
+    if given.module is not None:
+        sys.argv[1:] = rest
+        runpy.run_module(given.module, run_name="__main__", alter_sys=True)
         return
-    if not os.path.exists(given.program):
-        parser.error(f"there is no file {given.program!r}")
-    # As Python does: what lies beside a program can be imported.
-    sys.path.insert(1, os.path.dirname(os.path.realpath(given.program)))
-    runpy.run_path(given.program, run_name="__main__")
+    # As Python does for a program: what lies beside it can be imported, the folder where one
+    # happens to be cannot. `-m` has put that one first.
+    here = sys.path.index(FOLDER) + 1
+    sys.path[here : here + 1] = [os.path.dirname(os.path.realpath(rest[0]))]
+    sys.argv[:] = rest
+    runpy.run_path(rest[0], run_name="__main__")
+
+
+def _own_options(words: Sequence[str]) -> int:
+    """How many words come before the program, or before the arguments of a module."""
+    for position, word in enumerate(words):
+        if word == "-m":
+            return position + 2
+        if not word.startswith("-"):
+            return position
+    return len(words)
 
 
 if __name__ == "__main__":

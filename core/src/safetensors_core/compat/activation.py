@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from safetensors_core.compat.settings import choose_strict
+from safetensors_core.compat.settings import choose_strict, chosen_strictness
 from safetensors_core.errors import SafetensorError
 
 __all__ = [
@@ -118,13 +118,14 @@ def installed(*, strict: bool | None = None) -> Iterator[None]:
         >>> load_file(model_path)["bias"]
         array([0., 0., 0.], dtype=float32)
     """
-    outer = is_installed()
+    outer, chosen = is_installed(), chosen_strictness()
     install(strict=strict)
     try:
         yield
     finally:
         if not outer:
             uninstall()
+        choose_strict(chosen)
 
 
 def is_installed() -> bool:

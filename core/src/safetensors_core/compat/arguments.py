@@ -111,7 +111,7 @@ def checked_device(device: Any, framework: str) -> Any:
             shown = device if isinstance(device, str) else repr(device)
             raise SafetensorError(f"device {shown} is invalid")
     elif known and text != "cpu" and (framework == "numpy" or is_strict()):
-        shown = text if ":" in text else f"{text}:0"
+        shown = f"{device}:0" if device == text and ":" not in text else str(device)
         raise SafetensorError(f"Device {shown} is not supported for framework {framework}")
     elif not known and (framework == "numpy" or is_strict()):
         raise SafetensorError(f"device {device} is invalid")

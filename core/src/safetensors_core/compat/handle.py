@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from safetensors_core.compat.arguments import check_name, check_opening, checked_device
 from safetensors_core.compat.indexing import checked_index
@@ -174,9 +174,11 @@ class safe_open:  # noqa: N801  # the name that programs import
         check_name(name)
         with reading():
             file = self._readable((name,))
-            if self._mapped and self._framework == "torch":
+            if not self._mapped:
+                return PySafeSlice(file, name, strict=self._strict)
+            if self._framework == "torch":
                 return _MappedTorchSlice(file, name, self._device)
-            return PySafeSlice(file, name, strict=self._strict)
+            return _MappedSlice(file, name)
 
     def get_tensor_meta(self, name: str) -> TensorMeta:
         """A tensor's entry in the header; no data is read.
@@ -255,6 +257,22 @@ class safe_open:  # noqa: N801  # the name that programs import
         return file
 
 
+class _safe_open_handle(safe_open):  # noqa: N801  # the reference's name for it
+    """A safetensors file that the program opened itself.
+
+    Args:
+        f: A binary file object that has a descriptor.
+        framework: As for `safe_open`.
+        device: As for `safe_open`.
+        backend: As for `safe_open`.
+    """
+
+    def __init__(
+        self, f: BinaryIO, framework: str, device: Any = ..., *, backend: str = "mmap"
+    ) -> None:
+        super().__init__(f"/dev/fd/{f.fileno()}", framework, device, backend=backend)
+
+
 class PySafeSlice:
     """A tensor in a file, loaded where it is indexed. Made by `safe_open.get_slice`.
 
@@ -293,7 +311,23 @@ class PySafeSlice:
 
     def __getitem__(self, index: Any) -> Any:
         with reading():
-            return self._slice[checked_index(index, self.get_shape(), strict=self._strict)]
+            return _packed(self._slice[checked_index(index, self.get_shape(), strict=self._strict)])
+
+
+def _packed(tensor: Any) -> Any:
+    """A tensor whose elements lie in order, as programs expect of what was read for them."""
+    if hasattr(tensor, "is_contiguous"):
+        return tensor if tensor.is_contiguous() else tensor.contiguous()
+    flags = getattr(tensor, "flags", None)
+    return tensor.copy() if flags is not None and not flags.c_contiguous else tensor
+
+
+class _MappedSlice(PySafeSlice):
+    """A slice of a mapped tensor: all that its framework can do is allowed."""
+
+    def __getitem__(self, index: Any) -> Any:
+        with reading():
+            return self._slice[index]
 
 
 class _MappedTorchSlice(PySafeSlice):

@@ -46,12 +46,13 @@ def checked_index(
             raise SafetensorError("Non empty lists are not implemented")
         index = slice(0, 0)
     items = _spread(index if isinstance(index, tuple) else (index,), len(shape), strict)
-    for axis, item in enumerate(items[: len(shape)]):
+    for axis, item in enumerate(items):
         if isinstance(item, int):
-            items[axis] = _counted(item, axis, shape[axis])
+            items[axis] = _counted(item, axis, shape[axis] if axis < len(shape) else 0)
     if len(items) > len(shape):
         raise _refusal(items, shape, "more slicing indexes than dimensions in tensor")
-    for axis, (item, size) in enumerate(zip(items, shape, strict=False)):
+    for axis in reversed(range(len(items))):
+        item, size = items[axis], shape[axis]
         beyond = item if isinstance(item, int) else _beyond(item, size, strict)
         if beyond is not None and beyond >= size:
             reason = f"index {beyond} out of bounds for tensor dimension #{axis} of size {size}"

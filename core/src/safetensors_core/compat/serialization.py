@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -77,6 +78,8 @@ class TensorSpec:
     __slots__ = ("_data_len", "_data_ptr", "_dtype", "_shape")
 
     def __init__(self, *, dtype: str, shape: Sequence[int], data_ptr: int, data_len: int) -> None:
+        if not isinstance(dtype, str):
+            raise not_an_instance("dtype", dtype, "str")
         if dtype not in _DTYPES:
             with saving():
                 raise UnsupportedDtypeError(dtype, "the safetensors format")
@@ -220,10 +223,19 @@ def _entries(tensors: Mapping[str, TensorSpec], metadata: object) -> Iterator[_E
 
 def _entry(name: str, spec: TensorSpec) -> _Entry:
     described = Spec(spec._dtype, tuple(spec.shape))
-    if described.nbytes != spec.data_len:
-        raise SafetensorError(
-            "Error while serializing: invalid shape, data type, or offset for tensor"
+    elements = math.prod(described.shape)
+    if elements * described.dtype.bits >= _UNSIGNED:
+        reason = "overflow computing buffer size from shape and/or element type"
+        raise SafetensorError(f"Error while serializing: {reason}")
+    if elements * described.dtype.bits % 8:
+        reason = (
+            "The slice is slicing for subbytes dtypes, and the slice does not end up at a byte "
+            "boundary, this is invalid."
         )
+        raise SafetensorError(f"Error while serializing: {reason}")
+    if described.nbytes != spec.data_len:
+        reason = "invalid shape, data type, or offset for tensor"
+        raise SafetensorError(f"Error while serializing: {reason}")
     if spec.data_len and not spec.data_ptr:
         raise InvalidInputError(f"tensor {name!r}: {spec.data_len:,} bytes at no address")
     return name, described, partial(_memory, spec.data_ptr, spec.data_len)
@@ -234,7 +246,7 @@ def _memory(address: int, nbytes: int) -> tuple[memoryview]:
 
 
 def _sizes(shape: Any) -> list[int]:
-    if not isinstance(shape, Sequence):
+    if not (hasattr(shape, "__len__") and hasattr(shape, "__getitem__")):
         raise not_an_instance("shape", shape, "Sequence")
     return [_unsigned(size) for size in shape]
 

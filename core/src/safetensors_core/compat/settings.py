@@ -6,7 +6,7 @@ import os
 
 from safetensors_core.errors import InvalidInputError
 
-__all__ = ["FSYNC", "STRICT", "choose_strict", "is_durable", "is_strict"]
+__all__ = ["FSYNC", "STRICT", "choose_strict", "chosen_strictness", "is_durable", "is_strict"]
 
 STRICT = "SAFETENSORS_COMPAT_STRICT"
 FSYNC = "SAFETENSORS_COMPAT_FSYNC"
@@ -25,8 +25,21 @@ def is_strict() -> bool:
         >>> is_strict()
         False
     """
-    chosen = _chosen.get(STRICT)
+    chosen = chosen_strictness()
     return _flag(STRICT) if chosen is None else chosen
+
+
+def chosen_strictness() -> bool | None:
+    """What `choose_strict` was told last.
+
+    Returns:
+        None where the environment decides.
+
+    Example:
+        >>> chosen_strictness() is None
+        True
+    """
+    return _chosen.get(STRICT)
 
 
 def choose_strict(strict: bool | None) -> None:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_shared_tensors", "is_complete", "remove_duplicate_names"]
+__all__ = ["end_pointer", "find_shared_tensors", "is_complete", "remove_duplicate_names"]
 
 
-def find_shared_tensors(tensors: Mapping[str, torch.Tensor]) -> list[set[str]]:
+def find_shared_tensors(state_dict: Mapping[str, torch.Tensor]) -> list[set[str]]:
     """Names by the memory they share; a tensor that shares with nobody is a set of its own.
 
     Tensors on the meta device and those without data are in no set.
 
     Args:
-        tensors: Tensors by name.
+        state_dict: Tensors by name.
 
     Example:
         >>> whole = torch.zeros(4)
@@ -31,9 +31,12 @@ def find_shared_tensors(tensors: Mapping[str, torch.Tensor]) -> list[set[str]]:
         [['half', 'whole'], ['other']]
     """
     storages: dict[tuple[torch.device, int, int], list[str]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in state_dict.items():
         if tensor.device.type != "meta":
-            storage = tensor.untyped_storage()
+            try:
+                storage = tensor.untyped_storage()
+            except NotImplementedError:  # a sparse tensor has none of its own
+                continue
             place, size = storage.data_ptr(), storage.nbytes()
             if place and size:
                 storages.setdefault((tensor.device, place, size), []).append(name)
@@ -42,7 +45,7 @@ def find_shared_tensors(tensors: Mapping[str, torch.Tensor]) -> list[set[str]]:
         if len(names) == 1:
             groups.append(set(names))
         else:
-            groups.extend(_overlapping([(*_span(tensors[name]), name) for name in names]))
+            groups.extend(_overlapping([_span(state_dict[name], name) for name in names]))
     return groups
 
 
@@ -58,14 +61,26 @@ def _overlapping(spans: list[tuple[int, int, str]]) -> list[set[str]]:
     return groups
 
 
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    """Address of the first element and of the byte behind the last."""
-    begin = tensor.data_ptr()
+def _span(tensor: torch.Tensor, name: str) -> tuple[int, int, str]:
+    return tensor.data_ptr(), end_pointer(tensor), name
+
+
+def end_pointer(tensor: torch.Tensor) -> int:
+    """Address of the byte behind a tensor's last one.
+
+    Args:
+        tensor: A strided tensor.
+
+    Example:
+        >>> whole = torch.zeros(4)
+        >>> end_pointer(whole) - whole.data_ptr()
+        16
+    """
     if not tensor.numel():
-        return begin, begin
+        return tensor.data_ptr()
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in steps)
-    return begin, begin + (last + 1) * tensor.element_size()
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def is_complete(tensor: torch.Tensor) -> bool:
@@ -83,7 +98,7 @@ def is_complete(tensor: torch.Tensor) -> bool:
 
 
 def remove_duplicate_names(
-    tensors: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, torch.Tensor],
     *,
     preferred_names: Iterable[str] | None = None,
     discard_names: Iterable[str] | None = None,
@@ -91,7 +106,7 @@ def remove_duplicate_names(
     """Of names that share memory, the one to keep, and those to drop for it.
 
     Args:
-        tensors: Tensors by name.
+        state_dict: Tensors by name.
         preferred_names: Names to keep where there is a choice.
         discard_names: Names to drop where there is a choice.
 
@@ -108,8 +123,8 @@ def remove_duplicate_names(
     """
     preferred, discarded = set(preferred_names or ()), set(discard_names or ())
     dropped: defaultdict[str, list[str]] = defaultdict(list)
-    for group in find_shared_tensors(tensors):
-        complete = {name for name in group if is_complete(tensors[name])}
+    for group in find_shared_tensors(state_dict):
+        complete = {name for name in group if is_complete(state_dict[name])}
         if not complete:
             raise RuntimeError(
                 "Error while trying to find names to remove to save state dict, but found no "

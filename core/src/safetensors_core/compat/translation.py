@@ -143,7 +143,7 @@ def saving() -> Iterator[None]:
         ) from error
     except UnsupportedDtypeError as error:
         raise SafetensorError(
-            f'Unknown dtype "{error.dtype}". Supported dtypes: {_DTYPES}'
+            f'Unknown dtype "{error.dtype.removeprefix("torch.")}". Supported dtypes: {_DTYPES}'
         ) from error
-    except FrameworkNotFoundError as error:
-        raise ImportError(str(error)) from error
+    except FrameworkNotFoundError as error:  # nobody's tensor
+        raise TypeError(str(error)) from error

@@ -6,7 +6,7 @@ Example:
     ['bias', 'weight']
 """
 
-from safetensors_core.compat.handle import PySafeSlice, safe_open
+from safetensors_core.compat.handle import PySafeSlice, _safe_open_handle, safe_open
 from safetensors_core.compat.prefetch import PrefetchLoader, TensorMeta
 from safetensors_core.compat.serialization import (
     TensorSpec,
@@ -26,6 +26,7 @@ __all__ = [
     "TensorMeta",
     "TensorSpec",
     "__version__",
+    "_safe_open_handle",
     "deserialize",
     "safe_open",
     "serialize",

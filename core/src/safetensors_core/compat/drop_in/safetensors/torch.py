@@ -19,13 +19,14 @@ from safetensors_core.compat.serialization import (
     serialize,
     serialize_file,
 )
-from safetensors_core.compat.settings import is_durable, is_strict
+from safetensors_core.compat.settings import is_strict
 from safetensors_core.compat.torch_sharing import (
+    end_pointer,
     find_shared_tensors,
     is_complete,
     remove_duplicate_names,
 )
-from safetensors_core.compat.translation import reading, saving
+from safetensors_core.compat.translation import reading
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import SharedMemoryError, StateDictError
 
@@ -75,6 +76,7 @@ _SIZE = {dtype: Dtype(code).bits // 8 for code, dtype in _TYPES.items()} | {
 }
 storage_ptr = safetensors_torch.storage_ptr
 storage_size = safetensors_torch.storage_size
+_end_ptr = end_pointer
 _find_shared_tensors = find_shared_tensors
 _is_complete = is_complete
 _remove_duplicate_names = remove_duplicate_names
@@ -189,7 +191,7 @@ def save_model(
         force_contiguous: Whether to pack tensors that are not contiguous; refused otherwise.
 
     Raises:
-        RuntimeError: Tensors share memory, and none of them holds the others.
+        RuntimeError: A tensor does not cover its storage, nor does one that shares it.
         ValueError: A tensor is not contiguous.
         SafetensorError: The file cannot be written.
 
@@ -198,19 +200,22 @@ def save_model(
     """
     check_path(filename)
     check_metadata(metadata)
-    if is_strict():
-        remove_duplicate_names(model.state_dict())
-    try:
-        with saving():
-            safetensors_torch.save_model(
-                model, filename, metadata, force_contiguous, fsync=is_durable()
-            )
-    except SharedMemoryError as error:
-        raise RuntimeError(
-            "Error while trying to find names to remove to save state dict, but found no "
-            f"suitable name to keep for saving amongst: {set(error.groups[0])}. None is covering "
-            "the entire storage. Clone the tensors to save each of them."
-        ) from error
+    tensors = {
+        name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)
+    }
+    notes = dict(metadata or {})
+    for kept, names in remove_duplicate_names(tensors).items():
+        for name in names:
+            notes.setdefault(name, kept)
+            del tensors[name]
+    scattered = [name for name, tensor in tensors.items() if not tensor.is_contiguous()]
+    if scattered and not force_contiguous:
+        raise ValueError(
+            f"{_scattered(scattered[0])} Or use save_model(..., force_contiguous=True)."
+        )
+    stored = None if metadata is None and not notes else notes
+    with _sharing_refused():
+        functions.save_file(tensors, filename, stored)
 
 
 def load_model(
@@ -294,10 +299,7 @@ def _check_tensors(tensors: Any) -> None:
         if shared:
             raise RuntimeError(_shared(shared))
     if scattered:
-        raise ValueError(
-            f"You are trying to save a non contiguous tensor: `{scattered[0]}` which is not "
-            "allowed. Pack it with `.contiguous()`; of views of one tensor, save the whole one."
-        )
+        raise ValueError(_scattered(scattered[0]))
 
 
 @contextlib.contextmanager
@@ -306,6 +308,13 @@ def _sharing_refused() -> Iterator[None]:
         yield
     except SharedMemoryError as error:
         raise RuntimeError(_shared([set(group) for group in error.groups])) from error
+
+
+def _scattered(name: str) -> str:
+    return (
+        f"You are trying to save a non contiguous tensor: `{name}` which is not allowed. Pack it "
+        "with `.contiguous()`; of views of one tensor, save the whole one."
+    )
 
 
 def _shared(groups: list[set[str]]) -> str:
