@@ -45,6 +45,7 @@ class Recording:
     def __init__(self) -> None:
         self.results: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
+        self.elsewhere: dict[str, str] = {}
 
     def result(self, name: str, value: Any) -> None:
         """Write down a value that JSON can hold; it must be the same on every run."""
@@ -62,16 +63,21 @@ class Recording:
         self.seconds[name] = min(durations)
         return result
 
+    def imported_elsewhere(self, process: str, file: str) -> None:
+        """Write down which file another process imported as safetensors."""
+        self.elsewhere[f"safetensors in {process}"] = file
+
     def finish(self) -> None:
         """Print everything as the last line, with the files that were imported as safetensors."""
+        here = {
+            name: str(getattr(module, "__file__", None))
+            for name, module in sorted(sys.modules.items())
+            if name.split(".")[0] == "safetensors"
+        }
         record = {
             "results": self.results,
             "seconds": self.seconds,
-            "implementation": {
-                name: str(getattr(module, "__file__", None))
-                for name, module in sorted(sys.modules.items())
-                if name.split(".")[0] == "safetensors"
-            },
+            "implementation": {**here, **self.elsewhere},
         }
         sys.stdout.write(f"\n{json.dumps(record)}\n")
         sys.stdout.flush()

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from accelerate import (
     Accelerator,
@@ -43,8 +44,8 @@ class Layers(nn.Module):
         return self.head(x)
 
 
-class Rows(Dataset[torch.Tensor]):
-    """The rows of one tensor of a file, which each worker opens for itself."""
+class Rows(Dataset[tuple[torch.Tensor, str]]):
+    """The rows of one tensor, whose file each worker opens for itself, and who read them."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -54,10 +55,10 @@ class Rows(Dataset[torch.Tensor]):
         with safe_open(self.path, framework="pt") as file:
             return int(file.get_slice(self.name).get_shape()[0])
 
-    def __getitem__(self, index: int) -> torch.Tensor:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         if self.rows is None:
             self.rows = safe_open(self.path, framework="pt").get_slice(self.name)
-        return self.rows[index : index + 1][0]
+        return self.rows[index : index + 1][0], str(safetensors.__file__)
 
 
 INPUT = torch.linspace(-1, 1, 768).reshape(1, 768)
@@ -139,7 +140,10 @@ def read_in_workers(recording: Recording, folder: Path) -> None:
     rows = Rows(folder / "whole" / "model.safetensors", "blocks.1.weight")
     for start in ("fork", "spawn"):
         loader = DataLoader(rows, batch_size=64, num_workers=1, multiprocessing_context=start)
-        recording.result(f"rows read after {start}", digest(torch.cat(list(loader))))
+        batches, files = zip(*loader, strict=True)
+        recording.result(f"rows read after {start}", digest(torch.cat(batches)))
+        for file in {file for names in files for file in names}:
+            recording.imported_elsewhere(f"a worker started by {start}", file)
 
 
 def main(folder: Path) -> None:
