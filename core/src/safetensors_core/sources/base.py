@@ -6,7 +6,7 @@ import contextlib
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from safetensors_core.errors import HeaderError
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo, header_length, parse_header
@@ -66,6 +66,12 @@ class ByteSource(ABC):
     location: str
     size: int
     header: Header
+
+    # A descriptor or an address means nothing in another process, nor under a second owner.
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.location}: an open file cannot be pickled or copied; open it where it is used"
+        )
 
     @abstractmethod
     def read_into(self, offset: int, view: memoryview) -> None:
