@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,9 +50,21 @@ def test_a_wrapper_is_refused_with_what_to_do(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_wrapper_that_cannot_be_taken_apart_is_refused_either_way(path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"'w'.*Opaque has no __tensor_flatten__.*save the"):
-        save_file({"w": Opaque()}, path, subclasses="flatten")
+def masked() -> torch.Tensor:
+    make: Any = torch.masked.masked_tensor
+    tensor: torch.Tensor = make(torch.zeros(2), torch.tensor([True, False]))
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors is in prototype:UserWarning")
+@pytest.mark.parametrize("make", [Opaque, masked])
+def test_a_wrapper_that_cannot_be_taken_apart_is_refused_either_way(
+    path: Path, make: Callable[[], torch.Tensor]
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"'w'.*wraps its data.*save the plain"):
+        save_file({"w": make()}, path)
+    with pytest.raises(InvalidInputError, match=r"'w'.*has no __tensor_flatten__.*save the plain"):
+        save_file({"w": make()}, path, subclasses="flatten")
     assert not path.exists()
 
 
