@@ -293,6 +293,32 @@ def test_a_file_cannot_be_opened_for_a_framework_whose_plugin_is_missing(
     """)
 
 
+CHILD = """
+import multiprocessing, subprocess, sys
+from safetensors_core.compat import install
+
+def work():
+    import safetensors
+    print(safetensors.serialize({}) != b"the stand-in", flush=True)
+
+if __name__ == "__main__":
+    install()
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    program = "import safetensors; print(safetensors.serialize({}))"
+    subprocess.run([sys.executable, "-c", program], check=True)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_install_reaches_workers_and_not_other_programs(site: ProgramSite, method: str) -> None:
+    program = site.folder / "program.py"
+    program.write_text(CHILD)
+    assert site.python(str(program), method).stdout == "True\nb'the stand-in'\n"
+
+
 def test_installing_writes_nothing(site: ProgramSite) -> None:
     site.check("""
         import sys
