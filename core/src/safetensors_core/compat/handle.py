@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -63,8 +63,8 @@ class safe_open:  # noqa: N801  # the name that programs import
         self._framework = name
         self._strict = is_strict()
         # Tensors of the other frameworks own their memory, as they do with the reference: a
-        # program may overwrite the file in place and keep them.
-        self._mapped = name in {"torch", "paddle"} and backend == "mmap"
+        # program may overwrite the file in place and keep them. MLX copies out of any memory.
+        self._mapped = name in _MAPPED and backend == "mmap"
         with reading():
             try:
                 self._open: open_file | None = open_file(
@@ -174,11 +174,10 @@ class safe_open:  # noqa: N801  # the name that programs import
         check_name(name)
         with reading():
             file = self._readable((name,))
-            if not self._mapped:
+            indexes = _MAPPED[self._framework] if self._mapped else None
+            if indexes is None:
                 return PySafeSlice(file, name, strict=self._strict)
-            if self._framework == "torch":
-                return _MappedTorchSlice(file, name, self._device)
-            return _MappedSlice(file, name)
+            return indexes(file, name, self._device)
 
     def get_tensor_meta(self, name: str) -> TensorMeta:
         """A tensor's entry in the header; no data is read.
@@ -322,8 +321,11 @@ def _packed(tensor: Any) -> Any:
     return tensor.copy() if flags is not None and not flags.c_contiguous else tensor
 
 
-class _MappedSlice(PySafeSlice):
-    """A slice of a mapped tensor: all that its framework can do is allowed."""
+class _MappedPaddleSlice(PySafeSlice):
+    """A slice of a mapped tensor of Paddle, which takes every index."""
+
+    def __init__(self, file: open_file, name: str, _device: Any) -> None:
+        super().__init__(file, name)
 
     def __getitem__(self, index: Any) -> Any:
         with reading():
@@ -331,7 +333,7 @@ class _MappedSlice(PySafeSlice):
 
 
 class _MappedTorchSlice(PySafeSlice):
-    """A slice of a mapped tensor, which PyTorch itself indexes: a view costs nothing."""
+    """A slice of a mapped tensor of PyTorch, which indexes it itself: a view costs nothing."""
 
     def __init__(self, file: open_file, name: str, device: Any) -> None:
         super().__init__(file, name)
@@ -340,6 +342,14 @@ class _MappedTorchSlice(PySafeSlice):
 
     def __getitem__(self, index: Any) -> Any:
         return self._load()[index].to(self._device)
+
+
+# The frameworks whose files are mapped, and how their tensors are indexed: None is the common way.
+_MAPPED: dict[str, Callable[[open_file, str, Any], PySafeSlice] | None] = {
+    "mlx": None,
+    "paddle": _MappedPaddleSlice,
+    "torch": _MappedTorchSlice,
+}
 
 
 def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:
