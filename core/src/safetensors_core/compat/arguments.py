@@ -105,16 +105,20 @@ def checked_device(device: Any, framework: str) -> Any:
     text = str(device)
     if isinstance(device, int) and not isinstance(device, bool) and device >= 0:
         text = f"cuda:{device}"
-    known = _DEVICE.fullmatch(text) is not None
+    named = _DEVICE.fullmatch(text) is not None
+    known = named and isinstance(device, (int, str))
+    strict = is_strict()
     if framework == "torch":
-        if not known and (is_strict() or not _OTHER_DEVICE.fullmatch(text)):
+        ours = not strict and (named or _OTHER_DEVICE.fullmatch(text) is not None)
+        if not known and not ours:
             shown = device if isinstance(device, str) else repr(device)
             raise SafetensorError(f"device {shown} is invalid")
-    elif known and text != "cpu" and (framework == "numpy" or is_strict()):
-        shown = f"{device}:0" if device == text and ":" not in text else str(device)
-        raise SafetensorError(f"Device {shown} is not supported for framework {framework}")
-    elif not known and (framework == "numpy" or is_strict()):
-        raise SafetensorError(f"device {device} is invalid")
+    elif strict or framework == "numpy":
+        if not known:
+            raise SafetensorError(f"device {device} is invalid")
+        if text != "cpu":
+            shown = f"{device}:0" if device == text and ":" not in text else str(device)
+            raise SafetensorError(f"Device {shown} is not supported for framework {framework}")
     return device
 
 

@@ -18,9 +18,9 @@ from safetensors_core.compat.arguments import (
     not_an_instance,
 )
 from safetensors_core.compat.settings import is_durable
-from safetensors_core.compat.translation import reading, saving
+from safetensors_core.compat.translation import reading, saving, unknown_dtype
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import InvalidInputError, SafetensorError, UnsupportedDtypeError
+from safetensors_core.errors import InvalidInputError, SafetensorError
 from safetensors_core.framework import TensorSpec as Spec
 from safetensors_core.header import parse_header
 from safetensors_core.writer import save_stream, stream_to_bytes
@@ -81,8 +81,7 @@ class TensorSpec:
         if not isinstance(dtype, str):
             raise not_an_instance("dtype", dtype, "str")
         if dtype not in _DTYPES:
-            with saving():
-                raise UnsupportedDtypeError(dtype, "the safetensors format")
+            raise unknown_dtype(dtype)
         self._dtype = _DTYPES[dtype]
         sizes = _sizes(shape)
         if self._dtype is Dtype.F4 and sizes:

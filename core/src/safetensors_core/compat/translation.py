@@ -23,7 +23,7 @@ from safetensors_core.errors import (
     UnsupportedDtypeError,
 )
 
-__all__ = ["reading", "saving"]
+__all__ = ["reading", "saving", "unknown_dtype"]
 
 _DTYPES = (
     "bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, "
@@ -142,8 +142,19 @@ def saving() -> Iterator[None]:
             f"Error while serializing: I/O error: {error.strerror} (os error {error.errno})"
         ) from error
     except UnsupportedDtypeError as error:
-        raise SafetensorError(
-            f'Unknown dtype "{error.dtype.removeprefix("torch.")}". Supported dtypes: {_DTYPES}'
-        ) from error
+        raise unknown_dtype(error.dtype.removeprefix("torch.")) from error
     except FrameworkNotFoundError as error:  # nobody's tensor
         raise TypeError(str(error)) from error
+
+
+def unknown_dtype(name: str) -> SafetensorError:
+    """What the reference raises for a dtype that the format does not have.
+
+    Args:
+        name: The dtype's name.
+
+    Example:
+        >>> str(unknown_dtype("int4"))
+        'Unknown dtype "int4". Supported dtypes: bool, int8, ...'
+    """
+    return SafetensorError(f'Unknown dtype "{name}". Supported dtypes: {_DTYPES}')
