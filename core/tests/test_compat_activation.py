@@ -277,13 +277,12 @@ def test_a_module_whose_plugin_is_missing_says_how_to_install_it(
 def test_a_file_cannot_be_opened_for_a_framework_whose_plugin_is_missing(
     bare: ProgramSite,
 ) -> None:
-    bare.check("""
-        import os, sys
+    bare.check(f"""
         from safetensors_core import compat
         compat.install()
         from safetensors import safe_open, serialize_file
-        path = os.path.join(sys.path[1], "model.safetensors")
-        serialize_file({}, path)
+        path = {str(bare.folder / "model.safetensors")!r}
+        serialize_file({{}}, path)
         try:
             safe_open(path, framework="np")
         except ImportError as error:
