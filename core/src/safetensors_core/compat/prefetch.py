@@ -89,10 +89,10 @@ class PrefetchLoader:
         """Names and tensors that nobody has taken yet, each as soon as it is there."""
         names = {future: name for name, future in list(self._waiting.items())}
         for future in as_completed(names):
-            taken = self._withdraw(names.pop(future))
-            if taken is not None:
-                yield taken[0], _result(taken[1])
-                del taken, future
+            name = names.pop(future)
+            if self._withdraw(name) is not None:
+                yield name, _result(future)
+            del future  # and with it the tensor, before the next one is waited for
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
@@ -126,7 +126,7 @@ class PrefetchLoader:
                 if name in self._names
                 else f"tensor {name} is not in the plan of this loader"
             )
-        return _result(taken[1])
+        return _result(taken)
 
     def close(self) -> None:
         """Stop loading and let go of what nobody took; what was taken stays valid.
@@ -140,11 +140,10 @@ class PrefetchLoader:
         for future in waiting.values():
             future.cancel()
 
-    def _withdraw(self, name: str) -> tuple[str, Future[Any]] | None:
+    def _withdraw(self, name: str) -> Future[Any] | None:
         """A load that is now the caller's alone; None if it was somebody else's before."""
         with self._lock:
-            future = self._waiting.pop(name, None)
-        return None if future is None else (name, future)
+            return self._waiting.pop(name, None)
 
 
 def _result(future: Future[Any]) -> Any:
