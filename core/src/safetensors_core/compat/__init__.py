@@ -27,9 +27,18 @@ from safetensors_core.compat.activation import (
     FOLDER,
     CompatError,
     install,
+    install_for_children,
     installed,
     is_installed,
     uninstall,
 )
 
-__all__ = ["FOLDER", "CompatError", "install", "installed", "is_installed", "uninstall"]
+__all__ = [
+    "FOLDER",
+    "CompatError",
+    "install",
+    "install_for_children",
+    "installed",
+    "is_installed",
+    "uninstall",
+]

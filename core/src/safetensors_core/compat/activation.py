@@ -52,9 +52,10 @@ class CompatError(SafetensorError, RuntimeError):
 
 
 def install(*, strict: bool | None = None) -> None:
-    """Let ``import safetensors`` find our modules, in this process and those it spawns.
+    """Let ``import safetensors`` find our modules, here and in workers of `multiprocessing`.
 
-    Frameworks are imported when their module is. Calling it again does nothing more.
+    Other processes that this one starts do so after `install_for_children`. Frameworks are
+    imported when their module is. Calling it again does nothing more.
 
     Args:
         strict: Whether to refuse all that the reference refuses; by default as the environment

@@ -98,7 +98,7 @@ def checked_device(device: Any, framework: str) -> Any:
     Example:
         >>> checked_device(0, "numpy")
         Traceback (most recent call last):
-        safetensors_core.errors.SafetensorError: Device cuda:0 is not supported for framework numpy
+        safetensors_core.errors.SafetensorError: Device 0 is not supported for framework numpy
     """
     if device is None or isinstance(device, EllipsisType):
         return "cpu"

@@ -36,7 +36,7 @@ def import_framework(name: str, module: str) -> ModuleType:
         ImportError: The framework is not installed, or its plugin is not.
 
     Example:
-        >>> import_framework("numpy", "numpy").__name__
+        >>> import_framework("numpy", np.__name__).__name__
         'numpy'
     """
     imported = importlib.import_module(module)
