@@ -17,7 +17,10 @@ from safetensors.numpy import save_file
 from tests.compat.reference_pages.range_server import serving
 
 Tensors = dict[str, np.ndarray[Any, Any]]
-FIRST: Tensors = {"h.0.weight": np.zeros((300, 40), np.float32), "h.0.bias": np.zeros(40, np.float16)}
+FIRST: Tensors = {
+    "h.0.weight": np.zeros((300, 40), np.float32),
+    "h.0.bias": np.zeros(40, np.float16),
+}
 SECOND: Tensors = {"h.1.weight": np.zeros((7, 5), np.float32), "ids": np.zeros(9, np.int64)}
 
 
