@@ -92,7 +92,10 @@ def outcome(tensor: Any, index: Any) -> tuple[Any, ...]:
     """What an index gives, so that it can be compared."""
     try:
         found = tensor[index]
-    except Exception as error:  # noqa: BLE001  # any error must be the same
+    except BaseException as error:
+        # The reference panics where a start lies behind its stop, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         return type(error).__name__, str(error)
     return str(found.dtype), tuple(found.shape), found.tolist()
 
@@ -106,6 +109,13 @@ def uses_what_is_a_bug_in_the_reference(index: Any, shape: tuple[int, ...]) -> b
     negative = any((part.start or 0) < 0 or (part.stop or 0) < 0 for part in slices)
     falling = any(part.stop is not None and (part.start or 0) > part.stop for part in slices)
     return negative or falling or 0 in shape
+
+
+def names_another_fault(index: Any, found: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
+    """Whether both refuse an index beside an ellipsis or another fault, which order decides."""
+    strange = [part for part in parts_of(index) if not isinstance(part, (int, np.int64, slice))]
+    both_refuse = found[0] == theirs[0] == "SafetensorError"
+    return both_refuse and bool(strange) and len(parts_of(index)) > 1
 
 
 @searching
@@ -123,6 +133,9 @@ def test_an_index_gives_what_it_gives_with_the_reference(
         found = outcome(ours.get_slice(name), index)
         if found == theirs:
             event("the same" if len(theirs) == 3 else "the same error")
+            continue
+        if names_another_fault(index, found, theirs):
+            event("another of several faults")
             continue
         event("as NumPy")
         assert uses_what_is_a_bug_in_the_reference(index, shape), (found, theirs)
@@ -153,14 +166,8 @@ def test_a_mapped_torch_tensor_gives_what_it_gives_with_the_reference(
 ) -> None:
     name, index = case
     tensor = torch.from_numpy(ARRAYS[name])
-    ours, theirs, expected = (
-        outcome(indexed, index)
-        for indexed in (
-            files.ours_torch.get_slice(name),
-            files.theirs_torch.get_slice(name),
-            tensor,
-        )
-    )
-    assert theirs == expected
+    expected = outcome(tensor, index)
+    assert outcome(files.theirs_torch.get_slice(name), index) == expected
+    ours = outcome(files.ours_torch.get_slice(name), index)
     # PyTorch has several wordings for an index of what has no dimension.
     assert ours == expected or (not tensor.ndim and ours[0] == expected[0] == "IndexError")
