@@ -21,7 +21,7 @@ from safetensors_core import (
     UnsupportedDtypeError,
     read_header,
 )
-from safetensors_torch import load, load_file, save, save_file, save_model
+from safetensors_torch import load, load_file, load_model, save, save_file, save_model
 from safetensors_torch.tied import VIEWS_KEY
 from safetensors_torch.views import view_within
 
@@ -340,3 +340,17 @@ def test_a_dropped_tensor_of_a_dtype_that_the_format_has_not_comes_back(path: Pa
     assert load_file(path, tied="expand")["b"].tolist() == [0 + 1j, 2 + 3j]
     with pytest.raises(UnsupportedDtypeError):
         save({"b": whole.view(torch.complex128)})
+
+
+def test_a_part_of_longer_elements_comes_back_where_bytes_of_the_whole_are_left_over(
+    path: Path,
+) -> None:
+    def make() -> Buffers:
+        whole = torch.arange(5, dtype=torch.int8)
+        return Buffers({"a": whole, "b": whole[:4].view(torch.int32)})
+
+    save_model(make(), path)
+    assert load_file(path, tied="expand")["b"].tolist() == [0x03020100]
+    model = make()
+    assert load_model(model, path, assign=True) == ([], [])
+    assert model.state_dict()["b"].tolist() == [0x03020100]

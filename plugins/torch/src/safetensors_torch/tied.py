@@ -205,8 +205,7 @@ def _lies_in(view: View, info: TensorInfo) -> bool:
             return False
         last += (size - 1) * stride
         elements *= size
-    whole = info.nbytes % item == 0 and last < info.nbytes // item
-    return whole and elements * item < 2**63
+    return last < info.nbytes // item and elements * item < 2**63
 
 
 def _item(info: TensorInfo) -> int:

@@ -63,7 +63,10 @@ class View(NamedTuple):
         if self == View.whole(tensor.shape):
             return tensor
         if self.dtype is not None:
-            tensor = tensor.reshape(-1).view(torch.uint8).view(self.dtype)
+            flat = tensor.reshape(-1).view(torch.uint8)
+            # Bytes at the end may be too few for an element.
+            tensor = flat[: flat.numel() // self.dtype.itemsize * self.dtype.itemsize]
+            tensor = tensor.view(self.dtype)
         begin = tensor.storage_offset() + self.offset
         return torch.as_strided(tensor, self.shape, self.stride, begin)
 
