@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from safetensors_core import (
 from safetensors_torch.indexing import apply_index
 from safetensors_torch.memory import is_wrapper
 from safetensors_torch.sharing import check_sharing
+from safetensors_torch.views import contiguous_strides
 
 __all__ = ["TorchFramework", "as_device", "torch_shape"]
 
@@ -211,7 +211,7 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
         tensor = _flat(buffer, _DTYPES[info.dtype], begin, end)
         steps = strides.get(shape)
         if steps is None:
-            steps = strides[shape] = _strides(shape)
+            steps = strides[shape] = contiguous_strides(shape)
         # In place: a view would cost a second tensor and remember the first as its base.
         tensors[name] = tensor.as_strided_(shape, steps)
     return tensors
@@ -298,11 +298,6 @@ def torch_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
             remedy="torch packs two elements, so the last dimension must be even",
         )
     return (*shape[:-1], shape[-1] // 2)
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a contiguous tensor, in elements."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _check_saveable(tensor: torch.Tensor) -> None:
