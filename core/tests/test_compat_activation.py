@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from core.tests.stand_in import FRAMEWORK_MODULES, ProgramSite
-from safetensors_core.compat import CompatError
 
 
 @pytest.fixture
@@ -206,11 +205,73 @@ def test_a_refused_block_changes_nothing(site: ProgramSite) -> None:
     """)
 
 
-def test_the_error_names_five_users_and_counts_the_rest() -> None:
-    error = CompatError("the reference", [f"user{number}" for number in range(7)])
-    assert "user4 and 2 more" in str(error)
-    assert "user5" not in str(error)
-    assert len(error.users) == 7
+def test_the_error_names_five_users_and_counts_the_rest(site: ProgramSite) -> None:
+    for number in range(7):
+        site.module(f"user{number}", "import safetensors")
+    site.check("""
+        import user0, user1, user2, user3, user4, user5, user6
+        from safetensors_core import compat
+        try:
+            compat.install()
+        except compat.CompatError as error:
+            assert "by user0, user1, user2, user3, user4 and 2 more: they" in str(error), error
+            assert len(error.users) == 7
+        else:
+            raise AssertionError
+    """)
+
+
+def test_a_module_that_loads_on_first_use_is_not_loaded_by_the_search_for_users(
+    site: ProgramSite,
+) -> None:
+    site.module("lazy", "raise SystemExit('lazy was loaded')")
+    site.check("""
+        import importlib.util, sys
+        spec = importlib.util.find_spec("lazy")
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        sys.modules["lazy"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["lazy"])
+        import safetensors
+        del safetensors
+        from safetensors_core import compat
+        compat.install()
+        assert compat.is_installed()
+    """)
+
+
+def test_ours_goes_before_what_the_search_path_names_first(site: ProgramSite) -> None:
+    site.check("""
+        import sys
+        from safetensors_core import compat
+        sys.path.append(compat.FOLDER)
+        assert not compat.is_installed()
+        compat.install()
+        assert compat.is_installed()
+        compat.uninstall()
+        assert compat.FOLDER not in sys.path
+    """)
+
+
+def test_an_import_hook_that_goes_before_the_search_path_is_an_error(site: ProgramSite) -> None:
+    site.check("""
+        import importlib.util, sys
+        from safetensors_core import compat
+        theirs = importlib.util.find_spec("safetensors")
+        class Editable:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                return theirs if name == "safetensors" else None
+        sys.meta_path.insert(0, Editable)
+        path = list(sys.path)
+        try:
+            compat.install()
+        except compat.CompatError as error:
+            assert f"an import hook finds {theirs.origin}" in str(error), error
+            assert error.users == []
+        else:
+            raise AssertionError
+        assert sys.path == path and not compat.is_installed()
+    """)
 
 
 def test_the_package_is_found_by_those_who_only_look(either: ProgramSite) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -31,24 +32,23 @@ _replaced: dict[str, ModuleType] = {}  # modules of the reference that nobody wa
 
 
 class CompatError(SafetensorError, RuntimeError):
-    """The names cannot be changed, because a program holds what it imported before.
+    """The names cannot be changed: a program holds what it imported before, say.
+
+    Args:
+        message: What is in the way.
+        users: Modules that hold objects of the reference, if those are.
 
     Attributes:
-        users: Modules that hold objects of the other implementation.
+        users: The same.
 
     Example:
-        >>> CompatError("the reference", ["transformers.modeling_utils"]).users
+        >>> CompatError("the reference is in use", ["transformers.modeling_utils"]).users
         ['transformers.modeling_utils']
     """
 
-    def __init__(self, implementation: str, users: list[str]) -> None:
-        more = f" and {len(users) - 5} more" if len(users) > 5 else ""
-        super().__init__(
-            f"safetensors of {implementation} is already imported and in use, by "
-            f"{', '.join(users[:5])}{more}: they would go on using it. Call install() before they "
-            "are imported, or run the program with python -m safetensors_core.compat"
-        )
-        self.users = users
+    def __init__(self, message: str, users: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.users = list(users)
 
 
 def install(*, strict: bool | None = None) -> None:
@@ -62,7 +62,8 @@ def install(*, strict: bool | None = None) -> None:
             variable ``SAFETENSORS_COMPAT_STRICT`` says.
 
     Raises:
-        CompatError: The reference was imported before, and modules hold objects of it.
+        CompatError: The reference was imported before, and modules hold objects of it; or
+            something on `sys.meta_path` finds it before `sys.path` is asked.
 
     Example:
         >>> install()
@@ -72,9 +73,13 @@ def install(*, strict: bool | None = None) -> None:
         >>> uninstall()
     """
     if not is_installed():
-        _replaced.update(_withdraw("the reference"))
+        _replaced.update(_withdraw())
         sys.path.insert(0, FOLDER)
         importlib.invalidate_caches()
+        if not is_installed():
+            found = _origin()
+            uninstall()
+            raise CompatError(f"an import hook finds {found} before sys.path is searched")
     if strict is not None:
         choose_strict(strict)
 
@@ -91,7 +96,7 @@ def uninstall() -> None:
         >>> is_installed()
         False
     """
-    if not is_installed():
+    if FOLDER not in sys.path:
         return
     while FOLDER in sys.path:
         sys.path.remove(FOLDER)
@@ -136,7 +141,7 @@ def is_installed() -> bool:
         >>> is_installed()
         False
     """
-    return FOLDER in sys.path
+    return os.path.dirname(_origin()) == os.path.join(FOLDER, _NAME)
 
 
 def install_for_children() -> None:
@@ -154,6 +159,15 @@ def install_for_children() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (FOLDER, inherited)))
 
 
+def _origin() -> str:
+    """The file that ``import safetensors`` gives; empty where there is none."""
+    try:
+        found = importlib.util.find_spec(_NAME)
+    except ValueError:  # a module that somebody made by hand says nothing of its origin
+        return ""
+    return (found.origin or "") if found else ""
+
+
 def _modules() -> dict[str, ModuleType]:
     """What is imported of the package `safetensors`, whoever's it is."""
     return {
@@ -163,22 +177,28 @@ def _modules() -> dict[str, ModuleType]:
     }
 
 
-def _withdraw(implementation: str) -> dict[str, ModuleType]:
+def _withdraw() -> dict[str, ModuleType]:
     """Make the next import of `safetensors` a fresh one; refused while somebody uses the last."""
     imported = _modules()
     users = _users(imported)
     if users:
-        raise CompatError(implementation, users)
+        more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+        raise CompatError(
+            "safetensors of the reference is already imported and in use, by "
+            f"{', '.join(users[:5])}{more}: they would go on using it. Call install() before they "
+            "are imported, or run the program with python -m safetensors_core.compat",
+            users,
+        )
     for name in imported:
         del sys.modules[name]
     return imported
 
 
-def _users(imported: dict[str, ModuleType]) -> list[str]:
+def _users(imported: Mapping[str, ModuleType]) -> list[str]:
     """Modules outside of a package whose globals hold the package or something it made."""
     theirs = {id(module) for module in imported.values()}
     for module in imported.values():
-        for name, value in vars(module).items():
+        for name, value in list(vars(module).items()):
             home = getattr(value, "__module__", None)
             made_here = isinstance(home, str) and home.split(".")[0] == _NAME
             # Classes of a compiled module may say that they are Python's own.
@@ -188,6 +208,14 @@ def _users(imported: dict[str, ModuleType]) -> list[str]:
     return sorted(
         name
         for name, module in list(sys.modules.items())
-        if name not in imported
-        and any(id(value) in theirs for value in list(getattr(module, "__dict__", {}).values()))
+        if name not in imported and any(id(value) in theirs for value in _globals(module))
     )
+
+
+def _globals(module: object) -> list[object]:
+    """What a module holds, which is nothing yet where it is loaded on first use."""
+    try:
+        # Not by getattr, which is a use.
+        return list(object.__getattribute__(module, "__dict__").values())
+    except AttributeError:  # an object that stands in for a module
+        return []
