@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 
 from safetensors_core import SharedMemoryError
 from safetensors_torch.boxes import Box, boxes_of_view, meeting
-from safetensors_torch.memory import Region, region, runs
+from safetensors_torch.memory import region, runs
 
 __all__ = ["check_sharing", "overlapping", "storage_ptr", "storage_size"]
+
+_Place: TypeAlias = tuple[tuple[str, int], int, int, str]  # a region, and the tensor's name
 
 
 def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
@@ -37,63 +40,66 @@ def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """
     places = []
     for name, tensor in tensors.items():
-        place = region(tensor)
-        if place is not None:
-            places.append((place, name))
+        found = region(tensor)
+        if found is not None:
+            # Flat, because the garbage collector soon leaves such tuples alone. There are many.
+            places.append((*found, name))
     # Stable: names of equal regions keep the order of the dictionary.
-    places.sort(key=lambda place: place[0][:2])
+    places.sort(key=lambda place: place[:2])
     groups: list[list[str]] = []
     for together in _connected(places):
         groups.extend(_refined(together, tensors))
     return groups
 
 
-def _connected(places: Sequence[tuple[Region, str]]) -> Iterator[list[tuple[Region, str]]]:
+def _connected(places: Sequence[_Place]) -> Iterator[Sequence[_Place]]:
     """Two or more neighbours whose regions overlap, directly or by way of others."""
-    together: list[tuple[Region, str]] = []
-    space, reached = None, 0
-    for place in places:
-        found = place[0]
-        if found.space != space or found.begin >= reached:
-            if len(together) > 1:
-                yield together
-            together, space, reached = [], found.space, 0
-        together.append(place)
-        reached = max(reached, found.end)
-    if len(together) > 1:
-        yield together
+    first, reached = 0, 0
+    for number, (space, begin, end, _) in enumerate(places):
+        if begin >= reached or space != places[first][0]:
+            if number - first > 1:
+                yield places[first:number]
+            first, reached = number, end
+        elif end > reached:
+            reached = end
+    if len(places) - first > 1:
+        yield places[first:]
 
 
 def _refined(
-    together: Sequence[tuple[Region, str]], tensors: Mapping[str, torch.Tensor]
+    together: Sequence[_Place], tensors: Mapping[str, torch.Tensor]
 ) -> Iterator[list[str]]:
     """Groups among tensors whose regions overlap, now that gaps in them are looked at."""
-    rows = [_rows(place, tensors[name]) for place, name in together]
+    names = [name for *_, name in together]
+    rows = [_rows(place, tensors[name]) for place, name in zip(together, names, strict=True)]
     pitches = Counter(pitch for pitch, _, _ in rows if pitch)
     if not pitches:
-        yield [name for _, name in together]
+        yield names
         return
     common = pitches.most_common(1)[0][0]
-    beginning = together[0][0].begin
+    beginning = together[0][1]
     boxes: list[tuple[Box, int]] = []
-    for owner, ((place, _), (pitch, count, width)) in enumerate(zip(together, rows, strict=True)):
+    for owner, (_, begin, end, _) in enumerate(together):
+        pitch, count, width = rows[owner]
         if pitch != common:
-            count, width = 1, place.end - place.begin
-        views = boxes_of_view(place.begin - beginning, width, count, common)
+            count, width = 1, end - begin
+        views = boxes_of_view(begin - beginning, width, count, common)
         boxes.extend((box, owner) for box in views)
     for group in meeting(boxes, len(together)):
         if len(group) > 1:
-            yield [together[owner][1] for owner in group]
+            yield [names[owner] for owner in group]
 
 
-def _rows(place: Region, tensor: torch.Tensor) -> tuple[int, int, int]:
+def _rows(place: _Place, tensor: torch.Tensor) -> tuple[int, int, int]:
     """Distance, number and length of the pieces that a tensor consists of; 0 without gaps."""
-    if place.end - place.begin == tensor.nbytes or place.space[0] == "wrapper":
-        return 0, 1, place.end - place.begin
+    space, begin, end, _ = place
+    whole = 0, 1, end - begin
+    if end - begin == tensor.nbytes or space[0] == "wrapper":
+        return whole
     outer, *inner = runs(tensor)
     width = 1 + sum((run.size - 1) * run.stride for run in inner)
     if not inner or width > outer.stride:
-        return 0, 1, place.end - place.begin
+        return whole
     return outer.stride, outer.size, width
 
 
