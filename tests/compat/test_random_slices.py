@@ -62,8 +62,8 @@ def items(size: int) -> st.SearchStrategy[Any]:
         rising,
         rising,
         st.just(slice(None)),
-        st.builds(slice, bounds, bounds, st.sampled_from([None, None, 1, 2, 3, 20])),
-        st.builds(slice, bounds, bounds, st.integers(-2, 3)),
+        st.builds(slice, bounds, bounds, st.sampled_from([None, None, 2, 3, 20])),
+        st.builds(slice, bounds, bounds, st.sampled_from([-2, -1, 0, 2, 3])),
         st.integers(0, max(0, size - 1)).map(np.int64),
     )
 
@@ -104,6 +104,11 @@ def parts_of(index: Any) -> tuple[Any, ...]:
     return index if isinstance(index, tuple) else (index,)
 
 
+def with_integers(index: Any) -> tuple[Any, ...]:
+    """An index in which booleans are the integers that both take them for."""
+    return tuple(int(part) if isinstance(part, bool) else part for part in parts_of(index))
+
+
 def uses_what_is_a_bug_in_the_reference(index: Any, shape: tuple[int, ...]) -> bool:
     slices = [part for part in parts_of(index) if isinstance(part, slice)]
     negative = any((part.start or 0) < 0 or (part.stop or 0) < 0 for part in slices)
@@ -112,10 +117,10 @@ def uses_what_is_a_bug_in_the_reference(index: Any, shape: tuple[int, ...]) -> b
 
 
 def names_another_fault(index: Any, found: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
-    """Whether both refuse an index beside an ellipsis or another fault, which order decides."""
-    strange = [part for part in parts_of(index) if not isinstance(part, (int, np.int64, slice))]
-    both_refuse = found[0] == theirs[0] == "SafetensorError"
-    return both_refuse and bool(strange) and len(parts_of(index)) > 1
+    """Whether both refuse an index of several parts, each for a part that cannot be taken."""
+    if len(parts_of(index)) == 1 or not found[0] == theirs[0] == "SafetensorError":
+        return False
+    return not any(message.startswith("Error during slicing") for message in (found[1], theirs[1]))
 
 
 @searching
@@ -140,7 +145,7 @@ def test_an_index_gives_what_it_gives_with_the_reference(
         event("as NumPy")
         assert uses_what_is_a_bug_in_the_reference(index, shape), (found, theirs)
         # An index may be wrong in another way too, and then both refuse it.
-        assert found == outcome(ARRAYS[name], index) or (
+        assert found == outcome(ARRAYS[name], with_integers(index)) or (
             found[0] == "SafetensorError" and len(theirs) == 2
         )
 
