@@ -230,11 +230,19 @@ class Block(NamedTuple):
     size: int
 
 
+def nested(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = {"a": (value,)}
+    return value
+
+
 CONTEXTS: list[Any] = [
     *(None, True, False, 0, -(2**70), 1.5, math.inf, -math.inf, "", "é\ud800\x00", [], (), {}),
     *([1, [2, (3, {"a": None})]], {1: "x", (1, 2): torch.int16, None: 2.5, "dict": {"tuple": []}}),
     *(torch.float32, torch.qint8, torch.Size([2, 3]), torch.device("cuda:1"), torch.device("cpu")),
     {"bits": 4, "block": (1, 128), "dtype": torch.bfloat16, "shape": torch.Size([4]), "zero": None},
+    nested(32),
 ]
 
 
@@ -268,6 +276,7 @@ def looped() -> list[Any]:
         (b"bytes", "builtins.bytes"),
         (len, "builtin_function_or_method"),
         (looped(), "nested too deeply"),
+        (nested(33), "nested too deeply"),
     ],
     ids=str,
 )

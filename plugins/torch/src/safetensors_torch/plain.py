@@ -14,6 +14,7 @@ from safetensors_core import HeaderError, InvalidInputError, Reason
 __all__ = ["decode", "dtype_named", "encode", "parse_record", "sizes"]
 
 _LARGEST = 2**63 - 1  # what torch can count
+_DEEPEST = 64  # levels of a context, far fewer than those at which JSON is no longer read
 _DTYPES = {
     str(value).removeprefix("torch."): value
     for value in vars(torch).values()
@@ -85,24 +86,26 @@ def encode(value: object) -> Any:
         >>> encode((torch.int8, [1, 2]))
         {'tuple': [{'dtype': 'int8'}, [1, 2]]}
     """
-    try:
-        return _encode(value)
-    except RecursionError:
-        raise InvalidInputError("the context is nested too deeply, or holds itself") from None
+    return _encode(value, _DEEPEST)
 
 
-def _encode(value: object) -> Any:
+def _encode(value: object, levels: int) -> Any:
+    """A value as JSON can hold it, with no more than some levels of lists, tuples and dicts."""
+    if levels < 0:
+        raise InvalidInputError("the context is nested too deeply, or holds itself")
     kind = type(value)  # exactly: an enum that is an int would come back as an int
     if value is None or kind in (bool, int, str):
         return value
     if isinstance(value, float) and kind is float:
         return value if math.isfinite(value) else {"float": str(value)}
     if isinstance(value, list) and kind is list:
-        return [_encode(item) for item in value]
+        return [_encode(item, levels - 1) for item in value]
     if isinstance(value, tuple) and kind in (tuple, torch.Size):
-        return {"size" if kind is torch.Size else "tuple": [_encode(item) for item in value]}
+        items = [_encode(item, levels - 1) for item in value]
+        return {"size" if kind is torch.Size else "tuple": items}
     if isinstance(value, dict) and kind is dict:
-        return {"dict": [[_encode(key), _encode(item)] for key, item in value.items()]}
+        pairs = [[_encode(part, levels - 1) for part in pair] for pair in value.items()]
+        return {"dict": pairs}
     if isinstance(value, (torch.dtype, torch.device)):
         return {kind.__name__: str(value).removeprefix("torch.")}
     raise InvalidInputError(
