@@ -13,7 +13,10 @@ import numpy as np
 
 Result = TypeVar("Result")
 
-REPEATS = 5
+# A short call is repeated more often, because its shortest time needs more luck.
+FEWEST_REPEATS = 5
+MOST_REPEATS = 100
+SECONDS_OF_REPEATS = 0.25
 
 
 def digest(value: Any) -> str:
@@ -54,8 +57,10 @@ class Recording:
     def timed(self, name: str, work: Callable[[], Result]) -> Result:
         """Do the work once to warm up and then several times; keep the shortest time."""
         result = work()
-        durations = []
-        for _ in range(REPEATS):
+        durations: list[float] = []
+        while len(durations) < FEWEST_REPEATS or (
+            len(durations) < MOST_REPEATS and sum(durations) < SECONDS_OF_REPEATS
+        ):
             del result
             begin = time.perf_counter()
             result = work()

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tests.clients.measurement import Measurement, Times, measure
-from tests.clients.recording import REPEATS
+from tests.clients.recording import FEWEST_REPEATS
 from tests.clients.runner import CLIENTS, ROOT
 
 PAGE = ROOT / "docs" / "maintainers" / "clients.md"
@@ -52,11 +52,11 @@ EXPLANATION = """\
 *Results* is the number of values compared, most of them hashes of tensors. *Files* is the number
 with the same bytes; after the plus sign, of those that differ in the order of metadata alone.
 *Save* and *load* are the sums of the sections below: calls that write or read weights, with all
-that the library itself does in them. A program makes each call once to warm up and then {repeats}
-times, and the shortest time counts; the tables have medians of {rounds} runs, the sides in turn,
-after one run of each that does not count. A ratio above 1 means that these packages are faster, or
-take less memory. *Memory* is the peak of the whole process, libraries and mapped pages of files
-included.
+that the library itself does in them, computing with one thread. A program makes each call once to
+warm up and then at least {repeats} times, and the shortest time counts. The tables have the medians
+of {rounds} runs, the sides in turn, after one run of each that does not count. A ratio above 1
+means that these packages are faster, or take less memory. *Memory* is the peak of the whole
+process, libraries and mapped pages of files included.
 
 """
 
@@ -92,7 +92,7 @@ def page(found: list[Measurement], rounds: int) -> str:
         "\n\n## Both sides, side by side\n\n",
         *overview(found),
         "\n",
-        EXPLANATION.format(repeats=REPEATS, rounds=rounds),
+        EXPLANATION.format(repeats=FEWEST_REPEATS, rounds=rounds),
         *verdict(found),
         "\n## Every section\n\n",
         *details(found),

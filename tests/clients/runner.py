@@ -134,6 +134,8 @@ def environment(client: Client, folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "JAX_PLATFORMS": "cpu",
         "KERAS_BACKEND": "tensorflow",
+        # Threads that wait for each other at the end of a computation hide the times of files.
+        "OMP_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
