@@ -156,6 +156,17 @@ def test_a_model_that_cannot_be_copied_is_compared_by_its_own_names(path: Path) 
     assert (caught.value.missing, caught.value.unexpected) == (["weight"], ["old"])
 
 
+def test_a_model_whose_modules_change_no_names_is_not_copied(path: Path) -> None:
+    class Single(torch.nn.Linear):
+        """A module of which there is only one."""
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            pytest.fail("the model was copied")
+
+    save_file({"weight": torch.ones(2, 2), "extra": torch.ones(2)}, path)
+    assert load_model(Single(2, 2), path, strict=False) == (["bias"], ["extra"])
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_a_model_in_a_wrapper_of_torch_s_own_is_any_model(path: Path) -> None:
     for wrap in (torch.nn.DataParallel, torch.compile):

@@ -26,12 +26,15 @@ def names_after_hooks(
 
     Returns:
         Names that are missing and that are unexpected, as `load_state_dict` reports them; None
-        where there can be no such copy, or something is wrong besides the names.
+        where no module has a say, there can be no such copy, or something is wrong besides the
+        names.
 
     Example:
         >>> names_after_hooks(torch.nn.BatchNorm1d(2, affine=False), {"running_mean": (2,)})
         (['running_var'], [])
     """
+    if not any(map(_has_a_say, model.modules())):
+        return None
     memo: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         if torch.nn.parameter.is_lazy(tensor):
@@ -50,3 +53,13 @@ def names_after_hooks(
     except Exception:  # noqa: BLE001
         return None
     return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _has_a_say(module: torch.nn.Module) -> bool:
+    """Whether a module may change names while it loads, so that it is worth trying."""
+    if module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks:
+        return True
+    for name in ("load_state_dict", "_load_from_state_dict"):
+        if getattr(getattr(module, name), "__func__", None) is not getattr(torch.nn.Module, name):
+            return True
+    return False
