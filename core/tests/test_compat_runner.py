@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import py_compile
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,9 @@ sys.stdout.write(json.dumps({
     "name": __name__,
     "file": __file__,
     "main": sys.modules["__main__"].__dict__ is globals(),
+    "package": __package__,
+    "spec": __spec__ and __spec__.name,
+    "builtins": __builtins__.len(sys.argv),
     "ours": safetensors.serialize({}) != b"the stand-in",
     "sibling": sibling.__file__,
     "path": sys.path,
@@ -68,17 +74,54 @@ def written(path: Path, source: str) -> Path:
     ids=str,
 )
 def test_a_program_is_run_as_python_runs_it(
-    site: ProgramSite, program: Path, arguments: list[str]
+    site: ProgramSite, program: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(program.parent)
+    same_as_python(site, program.name, *arguments)
+
+
+def test_a_program_without_an_ending_or_compiled_is_run_as_python_runs_it(
+    site: ProgramSite, program: Path
+) -> None:
+    bare = program.with_name("my program")
+    bare.write_text(SEES)
+    same_as_python(site, str(bare))
+    same_as_python(site, py_compile.compile(str(program), str(program.with_suffix(".pyc"))))
+
+
+def test_a_folder_or_an_archive_is_run_as_python_runs_it(site: ProgramSite, program: Path) -> None:
+    program.rename(program.with_name("__main__.py"))
+    same_as_python(site, str(program.parent), "-x")
+    same_as_python(site, shutil.make_archive(str(site.folder), "zip", program.parent))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="-P is new in Python 3.11")
+def test_where_python_does_not_search_beside_a_program_neither_do_we(
+    site: ProgramSite, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    (site.folder / "sibling.py").touch()
+    same_as_python(site, str(program))
+
+
+def same_as_python(site: ProgramSite, program: str, *arguments: str) -> None:
+    """Compare what a program sees with us and without."""
     seen = json.loads(site.compat(program, *arguments))
-    plain = json.loads(site.python(str(program), *arguments).stdout)
-    # Python's own path begins with the program's folder; ours with the folder of our names.
-    path, plain_path = seen.pop("path"), plain.pop("path")
+    plain = json.loads(site.python(program, *arguments).stdout)
     assert seen.pop("ours")
     assert not plain.pop("ours")
+    # Where Python puts the folders of PYTHONPATH.
+    assert seen["path"].pop(plain["path"].index(str(site.folder))) == site.compat("--path").strip()
     assert seen == plain
-    assert path[1:] == plain_path
-    assert Path(path[0]).samefile(FOLDER)
+
+
+@pytest.mark.parametrize("tool", ["pdb", "cProfile", "trace"])
+def test_a_program_in_a_tool_that_changes_the_search_path_finds_ours(
+    site: ProgramSite, tmp_path: Path, tool: str
+) -> None:
+    program = written(tmp_path / "program.py", SIDE)
+    options = {"pdb": ["-c", "continue", "-c", "quit"], "cProfile": [], "trace": ["--listfuncs"]}
+    assert "True\n" in site.compat("-m", tool, *options[tool], program)
 
 
 def test_the_current_folder_is_not_searched_for_modules_of_a_program(
@@ -109,10 +152,9 @@ def test_a_module_is_run_as_python_runs_it(site: ProgramSite) -> None:
     assert seen == [*plain[:-1], True]
 
 
-def test_a_folder_with_a_main_module_is_a_program(site: ProgramSite, tmp_path: Path) -> None:
-    (tmp_path / "__main__.py").write_text(SIDE + "\nimport beside")
-    (tmp_path / "beside.py").touch()
-    assert site.compat(tmp_path) == "True\n"
+def test_a_module_may_be_named_in_one_word(site: ProgramSite) -> None:
+    site.module("tool", "import sys; print(sys.argv[1:])")
+    assert site.compat("-mtool", "-x", "tool") == "['-x', 'tool']\n"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +185,8 @@ def test_what_a_program_leaves_for_its_end_still_finds_its_globals(
         def say(event=None):
             if event:
                 event.wait()
+            import __main__
+            assert __main__.word is word
             print(word, flush=True)
         begun = threading.Event()
         threading.Thread(target=say, args=(begun,)).start()
@@ -246,6 +290,10 @@ def test_a_call_that_names_no_program_is_refused_with_the_usage(
 
 def test_a_missing_program_is_named(site: ProgramSite) -> None:
     assert "there is no file 'nothing.py'" in site.compat("nothing.py", status=2)
+
+
+def test_a_folder_without_a_program_is_named(site: ProgramSite, tmp_path: Path) -> None:
+    assert "there is no module __main__ in '/" in site.compat(tmp_path, status=2)
 
 
 def test_a_missing_module_is_named(site: ProgramSite) -> None:
