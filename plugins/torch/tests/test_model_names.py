@@ -143,6 +143,35 @@ def test_what_modules_rename_is_neither_missing_nor_unexpected(path: Path, assig
     assert (caught.value.missing, caught.value.unexpected) == ([], ["older"])
 
 
+def test_a_name_that_a_model_saves_but_does_not_load_is_unexpected(path: Path) -> None:
+    class Prefixed(torch.nn.Linear):
+        """A module that renames its weight when it is saved, and not when it is loaded."""
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            state = super().state_dict(*args, **kwargs)
+            state["old"] = state.pop("weight")
+            return state
+
+    save_model(Prefixed(2, 2), path)
+    with pytest.raises(StateDictError) as caught:
+        load_model(Prefixed(2, 2), path)
+    assert caught.value.unexpected == ["old"]
+    assert load_model(Prefixed(2, 2), path, strict=False) == ([], ["old"])
+
+
+def test_a_model_may_load_in_its_own_way(path: Path) -> None:
+    class Own(torch.nn.Linear):
+        """A module whose method is as it was before torch had more."""
+
+        def load_state_dict(self, state: Any, strict: bool = True) -> None:  # type: ignore[override]
+            super().load_state_dict(state, strict)
+
+    saved, model = Own(2, 2), Own(2, 2)
+    save_model(saved, path)
+    assert load_model(model, path) == ([], [])
+    assert torch.equal(model.weight, saved.weight)
+
+
 def test_a_model_that_cannot_be_copied_is_compared_by_its_own_names(path: Path) -> None:
     class Single(Renamed):
         """A module of which there is only one."""

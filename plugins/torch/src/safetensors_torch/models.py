@@ -137,7 +137,8 @@ def load_model(
         and that the file lacks, one is.
 
     Raises:
-        StateDictError: Names or shapes do not match; the model is unchanged.
+        StateDictError: Names or shapes do not match; the model is unchanged, unless it does not
+            load names that its own state dict has.
         InvalidInputError: A tensor cannot be assigned or rebuilt; the model is unchanged.
         HeaderError: The file is not a valid safetensors file.
         OSError: The file cannot be opened or read.
@@ -165,11 +166,16 @@ def load_model(
     others = _drop_repeated(loaded, ties)
     if others and strict:
         raise _contradiction(location, missing, others)
+    # A class may have a `load_state_dict` of its own, without `assign` or without a result.
+    options: dict[str, bool] = {}
     if assign:
-        model.load_state_dict(replacements(state, loaded, ties), strict=False, assign=True)
-    else:
-        model.load_state_dict(loaded, strict=False)
-    return missing, sorted([*unexpected, *others])
+        loaded, options = replacements(state, loaded, ties), {"assign": True}
+    result = model.load_state_dict(loaded, strict=False, **options)
+    # Names of the model's state dict that it does not load, as where a hook renames only there.
+    refused = getattr(result, "unexpected_keys", [])
+    if refused and strict:
+        raise StateDictError(location, missing, sorted(refused), {})
+    return missing, sorted([*unexpected, *others, *refused])
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
