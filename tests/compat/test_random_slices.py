@@ -62,8 +62,8 @@ def items(size: int) -> st.SearchStrategy[Any]:
         rising,
         rising,
         st.just(slice(None)),
-        st.builds(slice, bounds, bounds, st.sampled_from([None, None, 2, 3, 20])),
-        st.builds(slice, bounds, bounds, st.sampled_from([-2, -1, 0, 2, 3])),
+        st.builds(slice, bounds, bounds, st.sampled_from([None, None, 1, 2, 3, 20])),
+        st.builds(slice, bounds, bounds, st.sampled_from([-2, -1, 0, 1, 2, 3])),
         st.integers(0, max(0, size - 1)).map(np.int64),
     )
 
@@ -116,13 +116,6 @@ def uses_what_is_a_bug_in_the_reference(index: Any, shape: tuple[int, ...]) -> b
     return negative or falling or 0 in shape
 
 
-def names_another_fault(index: Any, found: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
-    """Whether both refuse an index of several parts, each for a part that cannot be taken."""
-    if len(parts_of(index)) == 1 or not found[0] == theirs[0] == "SafetensorError":
-        return False
-    return not any(message.startswith("Error during slicing") for message in (found[1], theirs[1]))
-
-
 @searching
 @given(case=indices())
 @example(case=("4", (slice(2, None), 20)))
@@ -138,9 +131,6 @@ def test_an_index_gives_what_it_gives_with_the_reference(
         found = outcome(ours.get_slice(name), index)
         if found == theirs:
             event("the same" if len(theirs) == 3 else "the same error")
-            continue
-        if names_another_fault(index, found, theirs):
-            event("another of several faults")
             continue
         event("as NumPy")
         assert uses_what_is_a_bug_in_the_reference(index, shape), (found, theirs)

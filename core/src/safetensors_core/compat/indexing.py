@@ -10,7 +10,7 @@ from safetensors_core.errors import SafetensorError
 
 __all__ = ["checked_index"]
 
-_SIGNED = range(-(1 << 63), 1 << 63)
+_SIGNED = range(1 - (1 << 63), 1 << 63)
 
 
 def checked_index(
@@ -45,10 +45,10 @@ def checked_index(
         if index:
             raise SafetensorError("Non empty lists are not implemented")
         index = slice(0, 0)
-    items = _spread(index if isinstance(index, tuple) else (index,), len(shape), strict)
-    for axis, item in enumerate(items):
-        if isinstance(item, int):
-            items[axis] = _counted(item, axis, shape[axis] if axis < len(shape) else 0)
+    items = [
+        _item(item, axis, shape[axis] if axis < len(shape) else 0, strict)
+        for axis, item in enumerate(_spread(index, len(shape)))
+    ]
     if len(items) > len(shape):
         raise _refusal(items, shape, "more slicing indexes than dimensions in tensor")
     for axis in reversed(range(len(items))):
@@ -60,22 +60,19 @@ def checked_index(
     return tuple(items)
 
 
-def _spread(items: tuple[Any, ...], dimensions: int, strict: bool) -> list[int | slice]:
+def _spread(index: Any, dimensions: int) -> list[Any]:
     """The items of an index with the dimensions that an ellipsis stands for."""
-    known: list[Any] = [_item(item, position, strict) for position, item in enumerate(items)]
-    ellipses = sum(item is Ellipsis for item in known)
-    if ellipses > 1:
+    items = list(index) if isinstance(index, tuple) else [index]
+    ellipses = [position for position, item in enumerate(items) if item is Ellipsis]
+    if len(ellipses) > 1:
         raise SafetensorError("Only one ellipsis (...) is allowed in slice index")
-    if not ellipses:
-        return known
-    position = next(i for i, item in enumerate(known) if item is Ellipsis)
-    rest = [slice(None)] * (dimensions - (len(known) - 1))
-    return known[:position] + rest + known[position + 1 :]
+    for position in ellipses:
+        items[position : position + 1] = [slice(None)] * (dimensions - (len(items) - 1))
+    return items
 
 
-def _item(item: Any, position: int, strict: bool) -> Any:
-    if item is Ellipsis:
-        return item
+def _item(item: Any, axis: int, size: int, strict: bool) -> int | slice:
+    """A slice, or an integer that counts from the beginning."""
     if isinstance(item, slice):
         return _checked_slice(item, strict)
     try:
@@ -84,9 +81,11 @@ def _item(item: Any, position: int, strict: bool) -> Any:
         number = None
     if number is None or number not in _SIGNED:
         raise SafetensorError(
-            f"Unsupported slice index at position {position}: expected slice, int, or ellipsis"
+            f"Unsupported slice index at position {axis}: expected slice, int, or ellipsis"
         )
-    return number
+    if number + size < 0:
+        raise SafetensorError(f"Invalid index {number} for dimension {axis} of size {size}")
+    return number if number >= 0 else number + size
 
 
 def _checked_slice(item: slice, strict: bool) -> slice:
@@ -101,15 +100,6 @@ def _checked_slice(item: slice, strict: bool) -> slice:
         if start is not None and stop is not None and start > stop:
             raise SafetensorError(f"Slice start {start} lies behind its stop {stop}")
     return slice(start, stop, step)
-
-
-def _counted(number: int, axis: int, size: int) -> int:
-    """An index from the beginning, where a negative one counts from the end."""
-    if number >= 0:
-        return number
-    if number + size < 0:
-        raise SafetensorError(f"Invalid index {number} for dimension {axis} of size {size}")
-    return number + size
 
 
 def _beyond(item: slice, size: int, strict: bool) -> int | None:
@@ -131,4 +121,4 @@ def _refusal(items: Sequence[int | slice], shape: Sequence[int], reason: str) ->
 
 def _shown(item: slice) -> str:
     start, stop = ("" if part is None else str(part) for part in (item.start, item.stop))
-    return f"{start}:{stop}" + ("" if item.step is None else f":{item.step}")
+    return f"{start}:{stop}" + ("" if item.step in {None, 1} else f":{item.step}")

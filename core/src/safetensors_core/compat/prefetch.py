@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,7 +43,8 @@ class PrefetchLoader:
     """The tensors of one file, loading in the background, each handed out once.
 
     Made by `safe_open.prefetch`. It may be used from several threads. An error of a reader is
-    raised where its tensor is taken.
+    raised where its tensor is taken. Loading stops when the loader is closed or dropped; when the
+    main thread ends, what is still wanted is loaded where it is taken.
 
     Args:
         loads: What to load, by name, in the order of the file: a function that loads it.
@@ -58,15 +60,20 @@ class PrefetchLoader:
     """
 
     def __init__(self, loads: Mapping[str, Callable[[], Any]], threads: int) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Job] = {}
+        self._names = list(loads)
         if threads < 1:
             raise SafetensorError(f"prefetch needs at least one thread, got {threads}")
-        self._names = list(loads)
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="safetensors-prefetch")
-        self._waiting: dict[str, Future[Any]] = {
-            name: self._pool.submit(load) for name, load in loads.items()
-        }
-        self._pool.shutdown(wait=False)  # its threads end with the last load
+        self._waiting.update((name, (Future(), load)) for name, load in loads.items())
+        jobs = deque(self._waiting.values())
+        for number in range(min(threads, len(jobs))):
+            # Not those of an executor, which would finish every load before the process may end.
+            name = f"safetensors-prefetch-{number}"
+            threading.Thread(target=_work, args=(jobs, threading.main_thread()), name=name).start()
+
+    def __del__(self) -> None:
+        self.close()
 
     def __len__(self) -> int:
         """How many tensors it hands out in all."""
@@ -87,12 +94,14 @@ class PrefetchLoader:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Names and tensors that nobody has taken yet, each as soon as it is there."""
-        names = {future: name for name, future in list(self._waiting.items())}
+        names = {future: name for name, (future, _) in list(self._waiting.items())}
         for future in as_completed(names):
             name = names.pop(future)
-            if self._withdraw(name) is not None:
-                yield name, _result(future)
             del future  # and with it the tensor, before the next one is waited for
+            job = self._withdraw(name)
+            if job is not None:
+                yield name, _result(job)
+                del job
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
@@ -137,18 +146,41 @@ class PrefetchLoader:
         """
         with self._lock:
             waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
+        for future, _ in waiting.values():
             future.cancel()
 
-    def _withdraw(self, name: str) -> Future[Any] | None:
+    def _withdraw(self, name: str) -> _Job | None:
         """A load that is now the caller's alone; None if it was somebody else's before."""
         with self._lock:
             return self._waiting.pop(name, None)
 
 
-def _result(future: Future[Any]) -> Any:
+_Job = tuple["Future[Any]", Callable[[], Any]]
+
+
+def _work(jobs: deque[_Job], main: threading.Thread) -> None:
+    """Load until nothing is left, or until the main thread has ended."""
+    while jobs:
+        try:
+            future, load = jobs.popleft()
+        except IndexError:  # another thread was faster
+            return
+        if not main.is_alive():
+            future.cancel()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(load())
+            except BaseException as error:  # for who takes the tensor
+                future.set_exception(error)
+
+
+def _result(job: _Job) -> Any:
+    future, load = job
     with reading():
-        return future.result()
+        try:
+            return future.result()
+        except CancelledError:  # the main thread ended before this load began
+            return load()
 
 
 def checked_plan(

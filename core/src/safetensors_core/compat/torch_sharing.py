@@ -126,10 +126,14 @@ def remove_duplicate_names(
     for group in find_shared_tensors(state_dict):
         complete = {name for name in group if is_complete(state_dict[name])}
         if not complete:
+            # The words of the reference, which its users compare.
             raise RuntimeError(
                 "Error while trying to find names to remove to save state dict, but found no "
                 f"suitable name to keep for saving amongst: {group}. None is covering the entire "
-                "storage: clone() the tensors to save each."
+                "storage.Refusing to save/load the model since you could be storing much more "
+                "memory than needed. Please refer to "
+                "https://huggingface.co/docs/safetensors/torch_shared_tensors for more "
+                "information. Or open an issue."
             )
         kept = min(preferred & complete or complete - discarded or complete)
         if len(group) > 1:

@@ -211,7 +211,8 @@ def save_model(
     scattered = [name for name, tensor in tensors.items() if not tensor.is_contiguous()]
     if scattered and not force_contiguous:
         raise ValueError(
-            f"{_scattered(scattered[0])} Or use save_model(..., force_contiguous=True)."
+            f"{_scattered(scattered[0])} Or use save_model(..., force_contiguous=True), read the "
+            "docs for potential caveats."
         )
     stored = None if metadata is None and not notes else notes
     with _sharing_refused():
@@ -292,7 +293,8 @@ def _check_tensors(tensors: Any) -> None:
     if sparse:
         raise ValueError(
             f"You are trying to save a sparse tensors: `{sparse}` which this library does not "
-            "support. Make them dense with `.to_dense()`, which may need far more memory."
+            "support. You can make it a dense tensor before saving with `.to_dense()` but be "
+            "aware this might make a much larger file than needed."
         )
     if scattered or is_strict():
         shared = [names for names in find_shared_tensors(tensors) if len(names) > 1]
@@ -311,9 +313,12 @@ def _sharing_refused() -> Iterator[None]:
 
 
 def _scattered(name: str) -> str:
+    # The words of the reference, which its users compare; so in the other refusals here.
     return (
-        f"You are trying to save a non contiguous tensor: `{name}` which is not allowed. Pack it "
-        "with `.contiguous()`; of views of one tensor, save the whole one."
+        f"You are trying to save a non contiguous tensor: `{name}` which is not allowed. It either "
+        "means you are trying to save tensors which are reference of each other in which case "
+        "it's recommended to save only the full tensors, and reslice at load time, or simply call "
+        "`.contiguous()` on your tensor to pack it before saving."
     )
 
 
