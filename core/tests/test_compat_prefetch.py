@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +155,8 @@ def test_closing_stops_what_has_not_begun_and_leaves_what_was_taken(path: Path) 
         loader.take("a")
 
 
-def test_loads_that_nobody_waits_for_are_not_begun_after_closing() -> None:
+@pytest.mark.parametrize("end", [PrefetchLoader.close, lambda _: None], ids=["closed", "dropped"])
+def test_loads_that_nobody_waits_for_are_not_begun(end: Callable[[PrefetchLoader], None]) -> None:
     first, goes_on = threading.Event(), threading.Event()
     begun: list[str] = []
 
@@ -161,14 +165,50 @@ def test_loads_that_nobody_waits_for_are_not_begun_after_closing() -> None:
         first.set()
         assert goes_on.wait(60)
 
-    loads = {name: (lambda name=name: load(name)) for name in ("a", "b", "c")}
-    with PrefetchLoader(loads, threads=1):
-        assert first.wait(60)
+    loader = PrefetchLoader({name: partial(load, name) for name in ("a", "b", "c")}, threads=1)
+    assert first.wait(60)
+    end(loader)
+    del loader
     goes_on.set()
     for thread in threading.enumerate():
         if thread.name.startswith("safetensors-prefetch"):
             thread.join(60)
     assert begun == ["a"]
+
+
+AT_THE_END = """
+import threading
+from safetensors_core.compat.prefetch import PrefetchLoader
+
+begun = threading.Event()
+
+def load():
+    begun.set()
+    threading.main_thread().join()
+    print("loaded", flush=True)
+
+def consume():
+    threading.main_thread().join()
+    print(loader.take("d"), flush=True)
+
+loader = PrefetchLoader({"a": load, "b": load, "c": load, "d": lambda: "d"}, threads=1)
+assert begun.wait(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("consumer", "printed"),
+    [("", ["loaded"]), ("threading.Thread(target=consume).start()", ["d", "loaded"])],
+    ids=["nobody", "a thread"],
+)
+def test_a_process_ends_without_the_loads_that_nobody_waits_for(
+    consumer: str, printed: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END + consumer], check=True, capture_output=True, text=True
+    )
+    assert sorted(done.stdout.split()) == printed
+    assert done.stderr == ""
 
 
 def test_an_error_of_a_reader_is_raised_where_its_tensor_is_taken() -> None:

@@ -86,7 +86,9 @@ def test_a_program_without_an_ending_or_compiled_is_run_as_python_runs_it(
     bare = program.with_name("my program")
     bare.write_text(SEES)
     same_as_python(site, str(bare))
-    same_as_python(site, py_compile.compile(str(program), str(program.with_suffix(".pyc"))))
+    compiled = str(program.with_suffix(".pyc"))
+    py_compile.compile(str(program), compiled)
+    same_as_python(site, compiled)
 
 
 def test_a_folder_or_an_archive_is_run_as_python_runs_it(site: ProgramSite, program: Path) -> None:

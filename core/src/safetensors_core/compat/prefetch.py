@@ -170,7 +170,7 @@ def _work(jobs: deque[_Job], main: threading.Thread) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(load())
-            except BaseException as error:  # for who takes the tensor
+            except BaseException as error:  # noqa: BLE001  # raised where the tensor is taken
                 future.set_exception(error)
 
 
