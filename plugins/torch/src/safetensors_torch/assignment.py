@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 
 from safetensors_core import InvalidInputError
 from safetensors_torch.memory import is_wrapper
 from safetensors_torch.sharing import overlapping
-from safetensors_torch.tied import kept_name
+from safetensors_torch.tied import Tie, tie_of
 from safetensors_torch.views import View
 
-__all__ = ["Tie", "replacements", "same_values", "ties_of"]
-
-
-class Tie(NamedTuple):
-    """Tensors of a model that share memory.
-
-    Attributes:
-        kept: The name that stands for all of them.
-        views: By name, how each lies in a contiguous copy of the one that is kept.
-
-    Example:
-        >>> Tie("b", {"a": View((2,), (1,)), "b": View((4,), (1,))}).kept
-        'b'
-    """
-
-    kept: str
-    views: Mapping[str, View]
+__all__ = ["replacements", "same_values", "ties_of"]
 
 
 def ties_of(state: Mapping[str, torch.Tensor], found: Iterable[str]) -> list[Tie]:
@@ -51,9 +34,9 @@ def ties_of(state: Mapping[str, torch.Tensor], found: Iterable[str]) -> list[Tie
     ties = []
     for group in overlapping(state):
         candidates = sorted(known.intersection(group)) or sorted(group)
-        tie = kept_name(state, candidates, group)
+        tie = tie_of(state, candidates, group)
         if tie is not None:
-            ties.append(Tie(*tie))
+            ties.append(tie)
     return ties
 
 

@@ -16,12 +16,12 @@ from safetensors_core import (
     safe_open,
 )
 from safetensors_torch import save_file
-from safetensors_torch.assignment import Tie, replacements, same_values, ties_of
+from safetensors_torch.assignment import replacements, same_values, ties_of
 from safetensors_torch.contents import Contents
 from safetensors_torch.memory import is_wrapper, region
 from safetensors_torch.renaming import names_after_hooks
 from safetensors_torch.subclasses import check_option, flatten
-from safetensors_torch.tied import drop_shared
+from safetensors_torch.tied import Tie, drop_shared
 from safetensors_torch.views import View
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,7 +14,7 @@ from safetensors_torch.plain import dtype_named, parse_record, sizes
 from safetensors_torch.sharing import overlapping
 from safetensors_torch.views import View, view_within
 
-__all__ = ["VIEWS_KEY", "drop_shared", "dropped_names", "kept_name", "read_dropped"]
+__all__ = ["VIEWS_KEY", "Tie", "drop_shared", "dropped_names", "read_dropped", "tie_of"]
 
 #: Metadata that says how a dropped tensor lies in the one that was kept, if not as it is.
 VIEWS_KEY = "safetensors_core.views"
@@ -23,10 +23,26 @@ VIEWS_KEY = "safetensors_core.views"
 _QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
 
 
-def kept_name(
+class Tie(NamedTuple):
+    """Tensors of a model that share memory.
+
+    Attributes:
+        kept: The name that stands for all of them.
+        views: By name, how each lies in a contiguous copy of the one that is kept.
+
+    Example:
+        >>> Tie("b", {"a": View((2,), (1,)), "b": View((4,), (1,))}).kept
+        'b'
+    """
+
+    kept: str
+    views: Mapping[str, View]
+
+
+def tie_of(
     state: Mapping[str, torch.Tensor], candidates: Iterable[str], group: Iterable[str]
-) -> tuple[str, dict[str, View]] | None:
-    """The first of some tensors of which all of a group are views.
+) -> Tie | None:
+    """How a group of tensors is tied to the first of some of which all are views.
 
     Args:
         state: Tensors by name.
@@ -34,13 +50,12 @@ def kept_name(
         group: Names of tensors that overlap.
 
     Returns:
-        Its name, and how each of the group lies in a contiguous copy of it; None where no
-        candidate holds them all.
+        The tie; None where no candidate holds them all.
 
     Example:
         >>> whole = torch.zeros(4)
-        >>> name, views = kept_name({"a": whole[:2], "b": whole}, ["a", "b"], ["a", "b"])
-        >>> name, views["a"].shape
+        >>> tie = tie_of({"a": whole[:2], "b": whole}, ["a", "b"], ["a", "b"])
+        >>> tie.kept, tie.views["a"].shape
         ('b', (2,))
     """
     regions = {name: region(state[name]) for name in group}
@@ -58,7 +73,7 @@ def kept_name(
                 break
             views[other] = view
         else:
-            return name, views
+            return Tie(name, views)
     return None
 
 
@@ -89,19 +104,18 @@ def drop_shared(
     notes.pop(VIEWS_KEY, None)  # of the file that the metadata came from
     views: dict[str, Any] = {}
     for group in overlapping(state):
-        found = kept_name(state, sorted(group), group)
-        if found is None:
+        tie = tie_of(state, sorted(group), group)
+        if tie is None:
             raise SharedMemoryError(
                 [group], "None of them holds the others: clone() the tensors to save each"
             )
-        holder, lying = found
-        for name in group:
-            if name == holder:
+        whole = View.whole(state[tie.kept].shape)
+        for name, view in tie.views.items():
+            if name == tie.kept:
                 continue
             del kept[name]
-            whole = View.whole(state[holder].shape)
-            if notes.setdefault(name, holder) == holder and lying[name] != whole:
-                views[name] = _written(holder, lying[name])
+            if notes.setdefault(name, tie.kept) == tie.kept and view != whole:
+                views[name] = _written(tie.kept, view)
     if views:
         notes[VIEWS_KEY] = json.dumps(views, sort_keys=True, separators=(",", ":"))
     return kept, notes
