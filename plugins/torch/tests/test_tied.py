@@ -222,6 +222,7 @@ BAD_VIEWS: dict[str, Any] = {
     "strides too long": {"b": {**GOOD, "stride": [6]}},
     "numbers that no tensor has": {"b": {**GOOD, "shape": [2**63, 2**63], "stride": [0, 0]}},
     "more elements than can be counted": {"b": {**GOOD, "shape": [2**40, 2**40], "stride": [0, 0]}},
+    "many huge sizes": {"b": {**GOOD, "shape": [2**62] * 200_000, "stride": [0] * 200_000}},
     "huge numbers": '{"b":{"of":"a","shape":[4],"stride":[1],"offset":%s}}' % ("9" * 5000),
     "a dtype that does not exist": {"b": {**GOOD, "dtype": "float31"}},
     "a dtype that is no dtype": {"b": {**GOOD, "dtype": "nn"}},
