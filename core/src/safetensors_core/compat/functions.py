@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from safetensors_core.compat.arguments import (
@@ -22,27 +20,23 @@ from safetensors_core.reader import load as load_bytes
 from safetensors_core.writer import save as save_bytes
 from safetensors_core.writer import save_file as write_file
 
-__all__ = ["import_framework", "load", "load_file", "save", "save_file"]
+__all__ = ["check_plugin", "load", "load_file", "save", "save_file"]
 
 
-def import_framework(name: str, module: str) -> ModuleType:
-    """The module of a framework whose plugin is installed.
+def check_plugin(framework: str) -> None:
+    """Refuse to serve a framework whose plugin is missing.
 
     Args:
-        name: The framework's name among the plugins.
-        module: What to import.
+        framework: Name of the framework.
 
     Raises:
-        ImportError: The framework is not installed, or its plugin is not.
+        ImportError: Its plugin is not installed; the error says how to install it.
 
     Example:
-        >>> import_framework("numpy", np.__name__).__name__
-        'numpy'
+        >>> check_plugin("numpy")
     """
-    imported = importlib.import_module(module)
     with reading():
-        get_framework(name)
-    return imported
+        get_framework(framework)
 
 
 def save(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None) -> bytes:

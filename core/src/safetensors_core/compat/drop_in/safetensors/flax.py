@@ -11,7 +11,7 @@ from safetensors_core.compat.handle import safe_open
 
 __all__ = ["load", "load_file", "safe_open", "save", "save_file"]
 
-functions.import_framework("jax", "jax")
+functions.check_plugin("jax")
 
 
 def save(tensors: dict[str, jax.Array], metadata: dict[str, str] | None = None) -> bytes:

@@ -11,7 +11,7 @@ from safetensors_core.compat.handle import safe_open
 
 __all__ = ["load", "load_file", "safe_open", "save", "save_file"]
 
-functions.import_framework("mlx", "mlx.core")
+functions.check_plugin("mlx")
 
 
 def save(tensors: dict[str, mx.array], metadata: dict[str, str] | None = None) -> bytes:

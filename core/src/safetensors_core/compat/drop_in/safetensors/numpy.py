@@ -29,7 +29,7 @@ __all__ = [
     "serialize_file",
 ]
 
-functions.import_framework("numpy", "numpy")
+functions.check_plugin("numpy")
 
 _TYPES = {
     "F64": np.float64,

@@ -29,7 +29,7 @@ __all__ = [
     "serialize_file",
 ]
 
-functions.import_framework("paddle", "paddle")
+functions.check_plugin("paddle")
 
 _TYPES = {
     "F64": paddle.float64,

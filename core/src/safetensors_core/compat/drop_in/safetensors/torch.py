@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from safetensors_core.compat.translation import reading
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import SharedMemoryError, StateDictError
 
-functions.import_framework("torch", "torch")
+functions.check_plugin("torch")
 
 import safetensors_torch  # noqa: E402  # the line above says how to install it
 
@@ -350,15 +350,3 @@ def _tobytes(tensor: torch.Tensor, name: str) -> bytes:
     _check_tensors({name: tensor})
     array, _ = _to_ndarray(tensor)
     return bytes(array.data)
-
-
-def _view2torch(safeview: list[tuple[str, Mapping[str, Any]]]) -> dict[str, torch.Tensor]:
-    """What `deserialize` gives, as tensors."""
-    return {
-        name: (
-            torch.frombuffer(part["data"], dtype=_getdtype(part["dtype"])).reshape(part["shape"])
-            if part["data"]
-            else torch.empty(part["shape"], dtype=_getdtype(part["dtype"]))
-        )
-        for name, part in safeview
-    }
