@@ -63,6 +63,11 @@ def test_names_are_in_the_order_of_the_file_whatever_the_plan(path: Path) -> Non
     assert len(file.prefetch({"a": None, "z": None})) == 2
 
 
+def test_a_plan_takes_rows_counted_from_the_end(path: Path) -> None:
+    loader = safe_open(path, "raw").prefetch({"z": slice(-3, -1)})
+    assert loader.take("z") == take(TENSORS["z"], slice(1, 3))
+
+
 def test_a_plan_takes_whole_tensors_and_rows(path: Path) -> None:
     with safe_open(path, "raw").prefetch({"z": slice(1, 3), "scalar": None}) as loader:
         assert loader.take("z") == take(TENSORS["z"], slice(1, 3))
@@ -242,6 +247,11 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "rows of a scalar": ({"scalar": slice(1)}, SafetensorError, "0-d tensor scalar"),
     "a step": ({"z": slice(0, 4, 2)}, SafetensorError, "step 1, got 2 for z"),
     "beyond the end": ({"z": slice(0, 5)}, SafetensorError, "5 for z is out of range for 4 rows"),
+    "behind the end": ({"z": slice(5, None)}, SafetensorError, "start 5 for z is out of range"),
+    "before the first": ({"z": slice(-5, None)}, SafetensorError, "start -5 for z is out of range"),
+    "a bound of text": ({"z": slice("1")}, SafetensorError, "bounds for z must be integers"),
+    "a name that is none": ({1: None}, SafetensorError, "keys must be tensor names"),
+    "nothing": ({}, SafetensorError, "selects no tensors"),
     "an integer": ({"z": 1}, SafetensorError, "None or a slice"),
     "a list": (["z"], TypeError, "'list' object is not an instance of 'dict'"),
 }

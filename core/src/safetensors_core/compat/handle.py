@@ -232,7 +232,8 @@ class safe_open:  # noqa: N801  # the name that programs import
         target = self._device if device is None else checked_device(device, self._framework)
         if self._strict and self._framework != "torch":
             raise SafetensorError('prefetch is only compatible with framework="pt"')
-        if self._strict and not str(target).startswith("cuda"):
+        on_cuda = isinstance(target, int) or str(target).startswith("cuda")
+        if self._strict and not on_cuda:
             raise SafetensorError(f"prefetch loads to cuda devices, not {target}")
         shapes = {name: info.shape for name, info in file.header.tensors.items()}
         wanted = checked_plan(plan, shapes)

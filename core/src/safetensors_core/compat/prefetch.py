@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
+from operator import index as as_integer
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -193,7 +194,8 @@ def checked_plan(
         shapes: Shapes of the file's tensors, in its order.
 
     Raises:
-        SafetensorError: A name is unknown, or a slice is none of the tensor's rows.
+        SafetensorError: It names nothing or what is not there, or a slice is none of the
+            tensor's rows.
         TypeError: The plan is no dict.
 
     Example:
@@ -204,6 +206,10 @@ def checked_plan(
         return dict.fromkeys(shapes)
     if not isinstance(plan, Mapping):
         raise TypeError(f"{type(plan).__name__!r} object is not an instance of 'dict'")
+    if not plan:
+        raise SafetensorError("prefetch plan selects no tensors")
+    if not all(isinstance(name, str) for name in plan):
+        raise SafetensorError("prefetch plan keys must be tensor names")
     for name, rows in plan.items():
         if name not in shapes:
             raise SafetensorError(f"File does not contain tensor {name}")
@@ -219,9 +225,19 @@ def _check_rows(name: str, rows: object, shape: tuple[int, ...]) -> None:
         )
     if not shape:
         raise SafetensorError(f"cannot slice rows of the 0-d tensor {name}")
-    if rows.step not in {None, 1}:
+    for bound, kind in ((rows.start, "start"), (rows.stop, "stop")):
+        if bound is None:
+            continue
+        try:
+            number = as_integer(bound)
+        except TypeError as error:
+            raise SafetensorError(
+                f"prefetch plan slice bounds for {name} must be integers or None"
+            ) from error
+        if not -shape[0] <= number <= shape[0]:
+            raise SafetensorError(
+                f"prefetch plan slice {kind} {number} for {name} is out of range for "
+                f"{shape[0]} rows"
+            )
+    if rows.step not in (None, 1):
         raise SafetensorError(f"prefetch plan slices must have step 1, got {rows.step} for {name}")
-    if rows.stop is not None and rows.stop > shape[0]:
-        raise SafetensorError(
-            f"prefetch plan slice stop {rows.stop} for {name} is out of range for {shape[0]} rows"
-        )
