@@ -91,3 +91,44 @@ def test_metadata_holds_what_was_given_and_what_was_dropped(
     save_model(make(), path, metadata)
     assert read_header(path).metadata == stored
     assert metadata == given
+
+
+class Scaling(torch.nn.Linear):
+    """A module that keeps a number in its state dict, besides tensors."""
+
+    factor: float | None = None
+
+    def get_extra_state(self) -> Any:
+        return self.factor
+
+    def set_extra_state(self, state: Any) -> None:
+        self.factor = state
+
+
+def test_what_is_no_tensor_is_not_lost_by_a_save(path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"holds '0\._extra_state', which is no tensor"):
+        save_model(torch.nn.Sequential(Scaling(2, 2)), path)
+    assert not path.exists()
+
+
+def test_what_is_no_tensor_is_missing_after_a_load(path: Path) -> None:
+    save_model(torch.nn.Linear(2, 2), path)
+    with pytest.raises(StateDictError, match="missing '_extra_state'"):
+        load_model(Scaling(2, 2), path)
+    assert load_model(Scaling(2, 2), path, strict=False) == (["_extra_state"], [])
+
+
+def test_a_tensor_as_extra_state_is_saved_and_loaded(path: Path) -> None:
+    model = Scaling(2, 2)
+    model.factor = torch.tensor(2.5)  # type: ignore[assignment]
+    save_model(model, path)
+    copy = Scaling(2, 2)
+    copy.factor = torch.tensor(0.0)  # type: ignore[assignment]
+    assert load_model(copy, path) == ([], [])
+    assert copy.factor == 2.5
+
+
+def test_values_are_not_copied_to_where_there_is_no_memory(path: Path) -> None:
+    save_model(torch.nn.Linear(2, 2), path)
+    with pytest.raises(InvalidInputError, match=r"'bias', 'weight' cannot hold .* assign=True"):
+        load_model(torch.nn.Linear(2, 2, device="meta"), path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from plugins.torch.tests.wrappers import Negated, Opaque, Scaled, Wrapper, scaled
-from safetensors_core import InvalidInputError, SafetensorError, read_header
+from safetensors_core import InvalidInputError, SafetensorError, StateDictError, read_header
 from safetensors_core import save as save_any
 from safetensors_torch import load, load_file, load_model, save, save_file, save_model
 from safetensors_torch.plain import decode, encode
@@ -116,8 +116,25 @@ def test_a_wrapper_is_rebuilt_if_its_class_is_named(path: Path, from_file: bool)
 
 
 def test_a_class_that_was_not_named_stays_apart(path: Path) -> None:
+    tensors = {"w": scaled(), "v": Negated((2, 3), torch.ones(2, 3))}
+    save_file(tensors, path, subclasses="flatten")
+    assert load_file(path, rebuild=[Negated]).keys() == {"w.numbers", "w.scale", "v"}
+
+
+def test_classes_of_which_the_file_has_none_are_refused(path: Path) -> None:
     save_file({"w": scaled()}, path, subclasses="flatten")
-    assert load_file(path, rebuild=[Negated]).keys() == {"w.numbers", "w.scale"}
+    expected = r"holds tensors of .*\.Scaled, which no class in rebuild is called: .*\.Negated"
+    with pytest.raises(InvalidInputError, match=expected):
+        load_file(path, rebuild=[Negated])
+    save_file({"w": torch.ones(1)}, path)
+    assert load_file(path, rebuild=[Negated]).keys() == {"w"}
+
+
+def test_a_model_that_misses_what_was_taken_apart_is_told_of_the_class(path: Path) -> None:
+    save_file({"weight": Negated((2, 3), torch.ones(2, 3))}, path, subclasses="flatten")
+    model = torch.nn.Linear(3, 2, bias=False)
+    with pytest.raises(StateDictError, match=r"missing 'weight'.*Negated.*: pass these as rebuild"):
+        load_model(model, path)
 
 
 def test_wrappers_of_wrappers_are_rebuilt_from_inside(path: Path) -> None:

@@ -79,7 +79,14 @@ class Contents:
         if tied or self._classes:
             self._dropped = read_dropped(self._infos, header.metadata, location)
         if self._classes:
-            self._wrappers = self._rebuildable(read_wrappers(header.metadata, location))
+            wrappers = read_wrappers(header.metadata, location)
+            kinds = {wrapper.kind for wrapper in wrappers.values()}
+            if kinds and not kinds & self._classes.keys():
+                raise InvalidInputError(
+                    f"{location} holds tensors of {', '.join(sorted(kinds))}, which no class in "
+                    f"rebuild is called: {', '.join(self._classes)}"
+                )
+            self._wrappers = self._rebuildable(wrappers)
         # A wrapper is among the dropped names if all that is inside of it is.
         stored = self._stored_names()
         if tied:
@@ -90,6 +97,24 @@ class Contents:
             if tied or stored[name]:
                 names[name] = None
         self.names = list(names)
+
+    def not_rebuilt(self, metadata: Mapping[str, str] | None) -> list[str]:
+        """Classes of tensors that were taken apart and are not put together again.
+
+        Args:
+            metadata: The file's metadata.
+
+        Raises:
+            HeaderError: What it says of wrappers is not valid.
+
+        Example:
+            >>> from safetensors_core import parse_header
+            >>> from safetensors_torch import save
+            >>> Contents(parse_header(save({"a": torch.ones(2)})), "a.st").not_rebuilt(None)
+            []
+        """
+        wrappers = read_wrappers(metadata, self._location)
+        return sorted({wrapper.kind for wrapper in wrappers.values()} - self._classes.keys())
 
     def _rebuildable(self, wrappers: Mapping[str, Wrapper]) -> dict[str, Wrapper]:
         """The wrappers of allowed classes, all of whose inner tensors are there."""

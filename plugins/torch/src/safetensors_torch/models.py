@@ -62,7 +62,8 @@ def save_model(
 
     Raises:
         SharedMemoryError: Tensors overlap and none of them holds the others.
-        InvalidInputError: A metadata value or a tensor cannot be saved.
+        InvalidInputError: A metadata value or a tensor cannot be saved, or the state dict holds
+            more than tensors.
         OSError: The file system refuses, with `errno` and `filename`.
 
     Example:
@@ -77,7 +78,12 @@ def save_model(
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidInputError(f"metadata must be a mapping, got {type(metadata).__name__}")
     check_option(subclasses)
-    state = _tensors(model)
+    state, others = _state(model)
+    if others:
+        raise InvalidInputError(
+            f"the model's state dict holds {_listed(others)}, which is no tensor and would be "
+            "lost: save that in another way, and the tensors with save_file"
+        )
     notes = metadata
     if subclasses == "flatten":
         state, notes = flatten(state, metadata)
@@ -139,7 +145,8 @@ def load_model(
     Raises:
         StateDictError: Names or shapes do not match; the model is unchanged, unless it does not
             load names that its own state dict has.
-        InvalidInputError: A tensor cannot be assigned or rebuilt; the model is unchanged.
+        InvalidInputError: A tensor cannot be assigned or rebuilt, or the model is on ``"meta"``
+            and `assign` is not given; the model is unchanged.
         HeaderError: The file is not a valid safetensors file.
         OSError: The file cannot be opened or read.
 
@@ -154,14 +161,20 @@ def load_model(
         >>> model.weight.device
         device(type='cpu')
     """
-    state = _tensors(model)
+    state, extra = _state(model)
     location = os.fspath(filename)
     with safe_open(filename, "torch", device, backend=backend, max_header=max_header) as file:
         contents = Contents(file.header, location, rebuild=rebuild)
         shapes = {name: contents.shape(name) for name in contents.names}
         ties = ties_of(state, shapes)
-        missing, unexpected = _match(model, location, shapes, state, ties, strict=strict)
+        try:
+            found = _match(model, location, shapes, state, ties, extra=extra, strict=strict)
+        except StateDictError as error:
+            raise _advised(error, contents.not_rebuilt(file.header.metadata)) from None
+        missing, unexpected = found
         names = [name for name in contents.names if name not in unexpected]
+        if not assign:
+            _check_memory(state, names)
         loaded = contents.restore(names, file.get_tensors(contents.stored(names)))
     others = _drop_repeated(loaded, ties)
     if others and strict:
@@ -178,13 +191,34 @@ def load_model(
     return missing, sorted([*unexpected, *others, *refused])
 
 
-def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict without what modules keep in it besides tensors."""
+def _state(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors of a state dict, and the names of what modules keep in it besides."""
     if not isinstance(model, torch.nn.Module):
         raise InvalidInputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     # Not detached: one parameter under two names is then one object.
     state = model.state_dict(keep_vars=True)
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return tensors, sorted(state.keys() - tensors.keys())
+
+
+def _check_memory(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
+    """Refuse to copy into tensors that have no memory, which torch would pass over."""
+    empty = [name for name in names if name in state and state[name].is_meta]
+    if empty:
+        raise InvalidInputError(
+            f"the model is on the 'meta' device, where {_listed(empty)} cannot hold values: pass "
+            "assign=True to put the file's tensors in the place of the model's"
+        )
+
+
+def _advised(error: StateDictError, classes: list[str]) -> StateDictError:
+    """The error, with advice where the file holds parts of tensor subclasses."""
+    if classes:
+        advice = (
+            f"tensors that were taken apart, of {_listed(classes)}: pass these as rebuild=[...]"
+        )
+        error.args = (f"{error}. The file holds {advice}",)
+    return error
 
 
 def _match(
@@ -194,18 +228,22 @@ def _match(
     state: Mapping[str, torch.Tensor],
     ties: Iterable[Tie],
     *,
+    extra: list[str],
     strict: bool,
 ) -> tuple[list[str], list[str]]:
     """Names that the file lacks, and names that the model lacks."""
     expected = {name: _shape(tensor, shapes.get(name, ())) for name, tensor in state.items()}
     # Where the name that is kept is missing, the others are not worth mentioning.
     covered = {name for tie in ties for name in tie.views if name != tie.kept}
-    names = match_state_dict(location, shapes, expected, strict=False, covered=covered)
+    missing, unexpected = match_state_dict(
+        location, shapes, expected, strict=False, covered=covered
+    )
+    names = sorted([*missing, *extra]), unexpected
     if names != ([], []):
         seen = names_after_hooks(model, shapes)
         if seen is not None:
-            missing, unexpected = (set(part) for part in seen)
-            names = sorted((missing - covered) & set(names[0])), sorted(unexpected & set(names[1]))
+            lacking, surplus = (set(part) for part in seen)
+            names = sorted((lacking - covered) & set(names[0])), sorted(surplus & set(names[1]))
     if strict and names != ([], []):
         raise StateDictError(location, *names, {})
     return names
