@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from safetensors_core import InvalidInputError
-from safetensors_core.compat import functions, serialization, settings
+from safetensors_core.compat import functions, install, is_installed, serialization, settings
 
 VARIABLES = {settings.STRICT: settings.is_strict, settings.FSYNC: settings.is_durable}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "_chosen", {})
+    monkeypatch.setattr(settings, "_before", {})
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
@@ -63,8 +63,23 @@ def test_what_a_program_chose_goes_before_the_variable(monkeypatch: pytest.Monke
     monkeypatch.setenv(settings.STRICT, "1")
     settings.choose_strict(False)
     assert not settings.is_strict()
+    assert os.environ[settings.STRICT] == "0"  # for the processes that it starts
     settings.choose_strict(None)
     assert settings.is_strict()
+
+
+def test_what_a_program_chose_leaves_no_variable_behind() -> None:
+    settings.choose_strict(True)
+    settings.choose_strict(False)
+    settings.choose_strict(None)
+    assert settings.STRICT not in os.environ
+
+
+def test_install_refuses_a_variable_that_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.FSYNC, "maybe")
+    with pytest.raises(InvalidInputError, match=settings.FSYNC):
+        install()
+    assert not is_installed()
 
 
 SAVES: dict[str, Callable[[Path], None]] = {

@@ -56,13 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("name a program, or a module with -m")
     if given.module is None and not os.path.exists(rest[0]):
         parser.error(f"there is no file {rest[0]!r}")
-    if given.strict:
-        os.environ[STRICT] = "1"
     # Where Python puts what `PYTHONPATH` names: behind the folder of the program. Debuggers and
     # the like put that of their own program in the first place.
     first = [sys.path.pop(0)] if _searches_beside() else []
     install_for_children()
-    install()
+    install(strict=given.strict or None)
     if given.module is not None:
         sys.path[:0] = first
         sys.argv[1:] = rest

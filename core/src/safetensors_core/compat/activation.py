@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from safetensors_core.compat.settings import choose_strict, chosen_strictness
+from safetensors_core.compat.settings import check_environment, choose_strict, chosen_strictness
 from safetensors_core.errors import SafetensorError
 
 __all__ = [
@@ -59,11 +59,13 @@ def install(*, strict: bool | None = None) -> None:
 
     Args:
         strict: Whether to refuse all that the reference refuses; by default as the environment
-            variable ``SAFETENSORS_COMPAT_STRICT`` says.
+            variable ``SAFETENSORS_COMPAT_STRICT`` says, which is set for the processes that
+            this one starts.
 
     Raises:
         CompatError: The reference was imported before, and modules hold objects of it; or
             something on `sys.meta_path` finds it before `sys.path` is asked.
+        InvalidInputError: A variable of the environment is neither 0 nor 1.
 
     Example:
         >>> install()
@@ -72,6 +74,7 @@ def install(*, strict: bool | None = None) -> None:
         'safetensors_core.compat.handle'
         >>> uninstall()
     """
+    check_environment()
     if not is_installed():
         _replaced.update(_withdraw())
         sys.path.insert(0, FOLDER)

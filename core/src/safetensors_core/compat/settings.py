@@ -6,47 +6,54 @@ import os
 
 from safetensors_core.errors import InvalidInputError
 
-__all__ = ["FSYNC", "STRICT", "choose_strict", "chosen_strictness", "is_durable", "is_strict"]
+__all__ = [
+    "FSYNC",
+    "STRICT",
+    "check_environment",
+    "choose_strict",
+    "chosen_strictness",
+    "is_durable",
+    "is_strict",
+]
 
 STRICT = "SAFETENSORS_COMPAT_STRICT"
 FSYNC = "SAFETENSORS_COMPAT_FSYNC"
 
 _WORDS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-_chosen: dict[str, bool] = {}
+_before: dict[str, str | None] = {}  # what the environment said until the program chose
 
 
 def is_strict() -> bool:
     """Whether what the reference refuses is refused, also where we could do it.
 
     Returns:
-        What `choose_strict` was told; else what the environment variable `STRICT` says.
+        What the environment variable `STRICT` says.
 
     Example:
         >>> is_strict()
         False
     """
-    chosen = chosen_strictness()
-    return _flag(STRICT) if chosen is None else chosen
+    return _flag(STRICT)
 
 
 def chosen_strictness() -> bool | None:
     """What `choose_strict` was told last.
 
     Returns:
-        None where the environment decides.
+        None where nothing was chosen.
 
     Example:
         >>> chosen_strictness() is None
         True
     """
-    return _chosen.get(STRICT)
+    return is_strict() if _before else None
 
 
 def choose_strict(strict: bool | None) -> None:
-    """Choose for this process, whatever the environment says.
+    """Choose for this process and those that it starts: it is told to their environment.
 
     Args:
-        strict: Whether to be strict; None to go by the environment again.
+        strict: Whether to be strict; None to take back what was chosen.
 
     Example:
         >>> choose_strict(True)
@@ -54,10 +61,28 @@ def choose_strict(strict: bool | None) -> None:
         True
         >>> choose_strict(None)
     """
-    if strict is None:
-        _chosen.pop(STRICT, None)
-    else:
-        _chosen[STRICT] = strict
+    if strict is not None:
+        _before.setdefault(STRICT, os.environ.get(STRICT))
+        os.environ[STRICT] = str(int(strict))
+    elif _before:
+        text = _before.pop(STRICT)
+        if text is None:
+            del os.environ[STRICT]
+        else:
+            os.environ[STRICT] = text
+
+
+def check_environment() -> None:
+    """Refuse variables that are no answer, before a program relies on them.
+
+    Raises:
+        InvalidInputError: One is neither 0 nor 1; names it.
+
+    Example:
+        >>> check_environment()
+    """
+    for variable in (FSYNC, STRICT):
+        _flag(variable)
 
 
 def is_durable() -> bool:
