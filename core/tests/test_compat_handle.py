@@ -48,7 +48,7 @@ def _raw(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strict for one test."""
-    monkeypatch.setattr(settings, "_chosen", {settings.STRICT: True})
+    monkeypatch.setenv(settings.STRICT, "1")
 
 
 @pytest.fixture
