@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -200,9 +200,8 @@ def save_model(
     """
     check_path(filename)
     check_metadata(metadata)
-    tensors = {
-        name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)
-    }
+    tensors = dict(model.state_dict())
+    _check_types(tensors)  # a module may keep more than tensors, which would be lost
     notes = dict(metadata or {})
     for kept, names in remove_duplicate_names(tensors).items():
         for name in names:
@@ -275,17 +274,22 @@ def _mismatch(model: torch.nn.Module, error: StateDictError) -> str:
     return "\n".join(lines)
 
 
-def _check_tensors(tensors: Any) -> None:
-    if not isinstance(tensors, dict):
-        raise ValueError(  # noqa: TRY004  # as the reference
-            f"Expected a dict of [str, torch.Tensor] but received {type(tensors)}"
-        )
-    sparse, scattered = [], []
+def _check_types(tensors: Mapping[str, object]) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(  # noqa: TRY004  # as the reference
                 f"Key `{name}` is invalid, expected torch.Tensor but received {type(tensor)}"
             )
+
+
+def _check_tensors(tensors: Any) -> None:
+    if not isinstance(tensors, dict):
+        raise ValueError(  # noqa: TRY004  # as the reference
+            f"Expected a dict of [str, torch.Tensor] but received {type(tensors)}"
+        )
+    _check_types(tensors)
+    sparse, scattered = [], []
+    for name, tensor in tensors.items():
         if tensor.layout is not torch.strided:
             sparse.append(name)
         elif not tensor.is_contiguous():
