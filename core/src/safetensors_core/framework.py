@@ -169,6 +169,8 @@ class Framework(ABC):
         """
         self.check_dtypes(infos)
         buffer, placed = source.fetch(infos, self.alignment)
+        if len(infos) == 1:  # no garbage is worth the pause; programs load thousands one by one
+            return self.from_buffers(buffer, placed, device)
         with collector.paused():
             return self.from_buffers(buffer, placed, device)
 
