@@ -21,6 +21,8 @@ import safetensors.torch
 import torch
 
 FILE = "model.safetensors"
+# What the two sides raise besides their own class.
+REPORTED = (AttributeError, KeyError, OverflowError, RuntimeError, SystemError, ValueError)
 
 
 def content(code: str, shape: list[int], data: bytes) -> bytes:
@@ -94,6 +96,40 @@ def mixed() -> int:
     return len(safetensors.deserialize(safetensors.numpy.save(tensors)))
 
 
+class Views(torch.nn.Module):
+    """Two tensors that look at one memory in turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = torch.zeros(4, 4)
+        self.register_buffer("even", table[:, ::2])
+        self.register_buffer("odd", table[:, 1::2])
+
+
+def interleaved() -> float:
+    model = Views()
+    safetensors.torch.save_file({"even": torch.ones(4, 2), "odd": torch.zeros(4, 2)}, FILE)
+    safetensors.torch.load_model(model, FILE)
+    return float(torch.cat(list(model.buffers())).sum())
+
+
+class Counted(torch.nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 1}
+
+
+def model_on_meta() -> str:
+    safetensors.torch.save_model(torch.nn.Linear(2, 2), FILE)
+    model = torch.nn.Linear(2, 2, device="meta")
+    safetensors.torch.load_model(model, FILE)
+    return str(model.weight.device)
+
+
+def foreign() -> int:
+    tensors: dict[str, Any] = {"w": torch.zeros(1)}
+    return len(safetensors.numpy.save(tensors))
+
+
 def lenient_headers() -> int:
     entry = b'{"dtype":"U8","shape":[2],"data_offsets":[0,2]}'
     twice = b'{"w":' + entry + b',"w":' + entry + b"}"
@@ -142,7 +178,16 @@ DONE: dict[str, Callable[[], Any]] = {
     "mlx F8 bytes": lambda: dtype_of_bytes(safetensors.mlx, "F8_E4M3", bytes(1)),
     "torch complex128": lambda: safetensors.torch.save({"w": torch.zeros(1).to(torch.complex128)}),
     "mixed": mixed,
+    "numpy scalar": lambda: len(safetensors.numpy.save({"w": np.float32(1)})),
+    "torch in numpy": foreign,
+    "save meta": lambda: safetensors.torch.save_file({"w": torch.zeros(1, device="meta")}, FILE),
+    "extra state": lambda: safetensors.torch.save_model(Counted(2, 2), FILE),
+    "model on meta": model_on_meta,
+    "interleaved": interleaved,
     "headers": lenient_headers,
+    "stop past the end": lambda: sliced(slice(0, 9)),
+    "start past the end": lambda: sliced(slice(5, 1)),
+    "integer past the end": lambda: sliced(5),
     "negative bound": lambda: sliced(slice(-2, None)),
     "start behind stop": lambda: sliced(slice(3, 1)),
     "no rows": lambda: sliced(slice(None), rows=0),
@@ -162,7 +207,7 @@ def outcome(do: Callable[[], Any]) -> Any:
         return do()
     except safetensors.SafetensorError:
         return "SafetensorError"
-    except (KeyError, AttributeError, OverflowError, SystemError) as error:
+    except REPORTED as error:
         return type(error).__name__
 
 
