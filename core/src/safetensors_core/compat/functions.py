@@ -33,7 +33,7 @@ def check_plugin(framework: str) -> None:
         ImportError: Its plugin is not installed; the error says how to install it.
 
     Example:
-        >>> check_plugin("numpy")
+        >>> check_plugin(np.__name__)
     """
     with reading():
         get_framework(framework)
