@@ -7,7 +7,8 @@
 | `MemorySource` | an object in memory | borrowed where it is writable, owned otherwise |
 """
 
-from safetensors_core.sources.base import ByteSource, Segment, allocate
+from safetensors_core.sources.allocation import allocate
+from safetensors_core.sources.base import ByteSource, Segment
 from safetensors_core.sources.file import FileSource
 from safetensors_core.sources.mapped import MappedSource
 from safetensors_core.sources.memory import MemorySource

@@ -1,9 +1,7 @@
-"""`ByteSource`: the interface between storage and the rest, and owned memory for what it reads."""
+"""`ByteSource`: the interface between storage and the rest."""
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -11,12 +9,11 @@ from typing import Any, NamedTuple, NoReturn
 from safetensors_core.errors import HeaderError
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo, header_length, parse_header
 from safetensors_core.slicing import plan_read
+from safetensors_core.sources.allocation import allocate
 
 __all__ = ["ByteSource", "Segment"]
 
 _BEGINNING = 64 * 1024  # first read: holds most headers whole
-_HUGE = 2 * 1024 * 1024  # from here on, page faults cost more than the mapping call
-_MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
 
 
 class Segment(NamedTuple):
@@ -232,34 +229,3 @@ def place(
         for name, info in infos.items()
     }
     return placed, segments, max([filled, *begins.values()])
-
-
-def allocate(nbytes: int, alignment: int = 1) -> memoryview:
-    """Writable memory that is freed with the last reference to it.
-
-    Args:
-        nbytes: Size in bytes.
-        alignment: Bytes of which its address shall be a multiple, up to a page.
-
-    Returns:
-        A buffer of exactly that size; its content is zero.
-
-    Example:
-        >>> len(allocate(1000, alignment=64))
-        1000
-    """
-    if nbytes >= _HUGE:
-        # Private, because the kernel gives huge pages to shared memory only where it is told to.
-        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without huge pages
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        return memoryview(memory)
-    if alignment <= _MALLOC_ALIGNMENT:
-        return memoryview(bytearray(nbytes))
-    import ctypes
-
-    spare = bytearray(nbytes + alignment)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(spare))
-    begin = -address % alignment
-    return memoryview(spare)[begin : begin + nbytes]

@@ -1,0 +1,82 @@
+"""Owned memory for what is read, and its second use."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import weakref
+
+__all__ = ["allocate"]
+
+_HUGE = 2 * 1024 * 1024  # from here on, huge pages fit
+_BLOCK = 128 * 1024  # from here on, page faults cost more than a mapping of its own
+_MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
+_KEPT = 64 * 1024 * 1024  # bytes of released blocks that stay with the process
+
+# Released blocks, the oldest first. A block comes back whenever its last user dies, so also in the
+# middle of what is done here: a lock could wait for its own thread. Each step is one call instead.
+_released: list[mmap.mmap] = []
+
+
+def allocate(nbytes: int, alignment: int = 1) -> memoryview:
+    """Writable memory that is released with the last reference to it.
+
+    New pages cost more than the reading that fills them. The process therefore keeps up to 64 MiB
+    of released memory, and gives it out again for the same size.
+
+    Args:
+        nbytes: Size in bytes.
+        alignment: Bytes of which its address shall be a multiple, up to a page.
+
+    Returns:
+        A buffer of exactly that size. Its content may be anything.
+
+    Example:
+        >>> len(allocate(1000, alignment=64))
+        1000
+    """
+    if nbytes < _BLOCK:
+        return _small(nbytes, alignment)
+    size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    block = _taken(size) or _new(size)
+    # The buffer itself, and whatever a framework makes of it, keeps this object alive.
+    owner = (ctypes.c_char * size).from_buffer(block)
+    weakref.finalize(owner, _release, block).atexit = False
+    return memoryview(owner).cast("B")[:nbytes]
+
+
+def _small(nbytes: int, alignment: int) -> memoryview:
+    if alignment <= _MALLOC_ALIGNMENT:
+        return memoryview(bytearray(nbytes))
+    spare = bytearray(nbytes + alignment)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(spare))
+    begin = -address % alignment
+    return memoryview(spare)[begin : begin + nbytes]
+
+
+def _new(size: int) -> mmap.mmap:
+    # Private, because the kernel gives huge pages to shared memory only where it is told to.
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+def _taken(size: int) -> mmap.mmap | None:
+    for block in reversed(tuple(_released)):
+        if len(block) == size:
+            with contextlib.suppress(ValueError):  # another thread took it
+                _released.remove(block)
+                return block
+    return None
+
+
+def _release(block: mmap.mmap) -> None:
+    if len(block) > _KEPT:
+        return
+    _released.append(block)
+    while sum(map(len, tuple(_released))) > _KEPT:
+        with contextlib.suppress(IndexError):  # another thread has made room
+            del _released[0]

@@ -1,0 +1,91 @@
+"""Memory that is given out: its size, its address, and when it may be used a second time."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from safetensors_core.sources import allocate, allocation
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def nothing_released() -> Iterator[None]:
+    allocation._released.clear()
+    yield
+    allocation._released.clear()
+
+
+def address(buffer: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 1000, 128 * 1024 - 1, 128 * 1024, MIB + 1, 5 * MIB])
+@pytest.mark.parametrize("alignment", [1, 64, 4096])
+def test_a_buffer_has_the_size_and_the_alignment(nbytes: int, alignment: int) -> None:
+    buffer = allocate(nbytes, alignment)
+    assert (buffer.nbytes, buffer.format, buffer.readonly) == (nbytes, "B", False)
+    if nbytes:
+        assert address(buffer) % alignment == 0
+        buffer[-1] = 7
+        assert buffer[-1] == 7
+
+
+def test_memory_comes_back_only_after_its_last_user() -> None:
+    first = allocate(MIB)
+    place, part = address(first), first[5:9]
+    part[:] = b"mine"
+    del first
+    second = allocate(MIB)
+    assert address(second) != place
+    second[:] = bytes(MIB)
+    assert bytes(part) == b"mine"
+    del part
+    assert address(allocate(MIB)) == place
+
+
+def test_memory_is_used_again_for_its_own_size_alone() -> None:
+    allocate(MIB)
+    assert [len(block) for block in allocation._released] == [MIB]
+    other = allocate(2 * MIB)
+    assert len(allocation._released) == 1
+    again = allocate(MIB)
+    assert not allocation._released
+    assert (len(other), len(again)) == (2 * MIB, MIB)
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
+    buffers = [allocate(20 * MIB + mmap.PAGESIZE * number) for number in range(5)]
+    sizes = [len(buffer) for buffer in buffers]
+    buffers.reverse()
+    while buffers:
+        buffers.pop()
+    assert [len(block) for block in allocation._released] == sizes[-3:]
+    allocate(65 * MIB)
+    assert [len(block) for block in allocation._released] == sizes[-3:]
+
+
+def test_threads_never_share_memory() -> None:
+    wrong: list[int] = []
+
+    def use(number: int) -> None:
+        for _ in range(300):
+            buffer = allocate(256 * 1024)
+            buffer[0] = buffer[-1] = number
+            other = allocate(256 * 1024)
+            other[0] = other[-1] = number + 100
+            if (buffer[0], buffer[-1]) != (number, number):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(allocation._released) <= 16
