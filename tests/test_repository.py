@@ -124,7 +124,7 @@ def test_every_test_environment_has_a_description() -> None:
         for section in tox.sections()
         if section.startswith("testenv:") and tox[section].get("description")
     }
-    environments = {name.split("-")[0] for name in tox["tox"]["env_list"].split()}
+    environments = {name.partition("-py")[0] for name in tox["tox"]["env_list"].split()}
     assert environments == factors | described
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.wheels import ROOT, install, make_environment, run
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
 # One program for each extra; it runs outside the checkout with nothing else installed.
@@ -94,21 +92,6 @@ assert torch.equal(safetensors_torch.load_file("model.safetensors")["w"], tensor
 LOCATION = "\nimport safetensors_core\nprint(safetensors_core.__file__)\n"
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    # The path is relative because pip splits the variable at white space.
-    environment = {**os.environ, "PIP_CONSTRAINT": "tests/constraints.txt"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 def project(folder: Path) -> dict[str, Any]:
     table: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
     return table
@@ -151,20 +134,16 @@ def test_a_wheel_and_its_source_archive_are_complete(package: Path, wheels: Path
 @pytest.mark.parametrize("extra", sorted(PROGRAMS))
 def test_an_extra_works_alone(extra: str, wheels: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
-    venv.create(environment, with_pip=False, symlinks=True)
-    python = environment / "bin" / "python"
+    python = make_environment(environment)
     version = project(ROOT / "core")["version"]
-    run(
-        *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet"),
-        *("--find-links", wheels, "--report", tmp_path / "report.json"),
-        f"safetensors-core[{extra}]=={version}",
-    )
+    report = tmp_path / "report.json"
+    requirement = f"safetensors-core[{extra}]=={version}"
+    install(python, "--find-links", wheels, "--report", report, requirement)
 
     # An index may know the same names: ours must come from the wheels built above.
-    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     ours = [
         entry["download_info"]["url"]
-        for entry in report["install"]
+        for entry in json.loads(report.read_text("utf-8"))["install"]
         if entry["metadata"]["name"].startswith("safetensors-")  # Paddle needs the reference
     ]
     assert ours
