@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = ["ROOT", "build", "install", "make_environment", "run", "site_packages"]
@@ -14,13 +15,13 @@ __all__ = ["ROOT", "build", "install", "make_environment", "run", "site_packages
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
+def run(*command: str | Path, cwd: Path = ROOT, variables: Mapping[str, str] = os.environ) -> str:
     """Run a program that must succeed, and return what it prints on standard output."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         # The path is relative because pip splits the variable at white space.
-        env={**os.environ, "PIP_CONSTRAINT": "tests/constraints.txt"},
+        env={**variables, "PIP_CONSTRAINT": "tests/constraints.txt"},
         text=True,
         capture_output=True,
         check=False,
@@ -48,5 +49,7 @@ def install(python: Path, *arguments: str | Path) -> None:
 def build(*folders: Path, into: Path) -> list[Path]:
     """Build the wheels of folders into an empty one. They need hatchling, which is here."""
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", into)
-    run(sys.executable, "-m", "pip", "wheel", *options, *folders)
+    # pip refuses to pin what such a build uses, and the environment pins it already.
+    variables = {k: v for k, v in os.environ.items() if k != "PIP_BUILD_CONSTRAINT"}
+    run(sys.executable, "-m", "pip", "wheel", *options, *folders, variables=variables)
     return sorted(into.glob("*.whl"))

@@ -70,7 +70,10 @@ class Environment:
             wheels.install(self.python, *options, *built, *others)
 
     def run(
-        self, *arguments: str | Path, status: int | None = 0, variables: dict[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        status: int | None = 0,
+        variables: dict[str, str] | None = None,
     ) -> str:
         """Run this environment's Python.
 
