@@ -8,7 +8,7 @@ import pytest
 
 import safetensors_core
 from safetensors_core import Dtype, get_framework
-from tests.frameworks.golden import golden_file
+from safetensors_core.testing.golden import golden_file
 
 # The reference's module for each framework, and what of ours it cannot save.
 REFERENCE = {

@@ -22,7 +22,7 @@ from safetensors_core import (
     save,
     save_file,
 )
-from tests.frameworks.golden import golden_file
+from safetensors_core.testing.golden import golden_file
 from tests.frameworks.installed import INSTALLED
 
 PAIRS = list(itertools.permutations(INSTALLED, 2))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from core.tests.malformed import MALFORMED, Malformed
 from safetensors_core import HeaderError, Reason, SafetensorError
 from safetensors_core.compat.functions import load
 from safetensors_core.compat.serialization import deserialize, serialize_file
 from safetensors_core.compat.translation import reading, saving
+from safetensors_core.testing.malformed import MALFORMED, Malformed
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=lambda case: case.name)

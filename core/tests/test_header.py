@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from core.tests.malformed import FIELDS, MALFORMED, Malformed
 from core.tests.raw import RawFramework, counting, file_bytes, with_length
 from safetensors_core import (
     Dtype,
@@ -24,6 +23,7 @@ from safetensors_core import (
     read_header,
     safe_open,
 )
+from safetensors_core.testing.malformed import FIELDS, MALFORMED, Malformed
 
 RAW = RawFramework()
 W = b'"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'

@@ -12,12 +12,12 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from core.tests.malformed import MALFORMED, Malformed
 from core.tests.raw import with_length
 from safetensors_core import Reason, SafetensorError
 from safetensors_core.compat import functions
 from safetensors_core.compat.handle import safe_open
 from safetensors_core.compat.serialization import deserialize
+from safetensors_core.testing.malformed import MALFORMED, Malformed
 
 PARSER = re.compile(r"(invalid (?:JSON|UTF-8) in header: ).*", re.DOTALL)
 # What breaks the written format and the reference reads all the same, by the reason we give.

@@ -18,7 +18,7 @@ from safetensors_core import (
     read_header,
     safe_open,
 )
-from tests.frameworks.golden import HASHES, golden_file, sha256
+from safetensors_core.testing.golden import HASHES, golden_file, sha256
 from tests.frameworks.installed import INSTALLED
 
 EXPECTED = json.loads(HASHES.read_text("utf-8"))

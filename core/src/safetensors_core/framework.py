@@ -10,8 +10,9 @@ import msgspec
 
 from safetensors_core import collector
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import SliceError, UnsupportedDtypeError
+from safetensors_core.errors import UnsupportedDtypeError
 from safetensors_core.header import TensorInfo
+from safetensors_core.selection import select
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -67,6 +68,11 @@ class Framework(ABC):
         dtypes: Every element type that the framework represents exactly, with its own name
             for it. What is not in here is refused, on load and on save.
         alignment: Bytes at which a buffer must begin so that a tensor can alias it.
+        aliases_on_load: Whether `from_buffers` gives tensors that lie in the buffer, where they
+            are of whole bytes per element and begin at a multiple of `alignment` and of their
+            item size.
+        aliases_on_save: Whether `to_buffer` gives the memory of a tensor that lies on the host,
+            in C order, with whole bytes per element.
 
     Example:
         >>> class Raw(Framework):
@@ -96,6 +102,8 @@ class Framework(ABC):
     native_package: ClassVar[str]
     dtypes: Mapping[Dtype, Any]
     alignment: ClassVar[int] = 1
+    aliases_on_load: ClassVar[bool] = False
+    aliases_on_save: ClassVar[bool] = False
 
     @abstractmethod
     def is_tensor(self, obj: object) -> bool:
@@ -177,6 +185,9 @@ class Framework(ABC):
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Any:
         """One tensor from a buffer, with an index applied to it.
 
+        The default copies the bytes that the index selects. A framework that indexes like NumPy
+        can do it faster.
+
         Args:
             buffer: Bytes that hold the tensor.
             info: Its dtype, shape and offsets into `buffer`.
@@ -186,14 +197,8 @@ class Framework(ABC):
         Returns:
             A tensor; never a bare scalar.
         """
-        tensor = self.from_buffers(buffer, {"": info}, device)[""]
-        try:
-            return tensor[index]
-        except TypeError as error:
-            raise SliceError(
-                f"framework {self.name!r} does not take this index ({error}); its plugin may "
-                "override Framework.index"
-            ) from error
+        data, selected = select(buffer, info, index)
+        return self.from_buffers(data, {"": selected}, device)[""]
 
     def storage_key(self, tensor: Any) -> Hashable | None:
         """Identity of the memory behind a tensor.
@@ -206,6 +211,14 @@ class Framework(ABC):
             has no views or cannot tell.
         """
         return None
+
+    def devices(self) -> tuple[Any, ...]:
+        """Devices that can be used here and now, the default one first.
+
+        Returns:
+            What `load_file` and the other functions take as `device`. The default knows ``"cpu"``.
+        """
+        return ("cpu",)
 
     def check_saveable(self, tensors: Mapping[str, Any]) -> None:
         """Refuse tensors that cannot be saved together. The default accepts all.

@@ -239,7 +239,7 @@ def _nested(values: Any, depth: int, lengths: list[int], kinds: set[type]) -> li
                 _check_array(value)
                 if len(value.shape) > 1 and 0 in value.shape:
                     raise SliceError("a list used as an index holds an array without elements")
-                value = _values(value)
+                value = values_of(value)
             copy.append(_nested(value, depth + 1, lengths, kinds))
             continue
         try:
@@ -265,10 +265,10 @@ def _check_array(item: Any) -> None:
         raise SliceError(f"an array used as an index must hold integers or booleans, not {found}")
     # Frameworks would count what is beyond 63 bits from the end.
     if kind == "u" and getattr(item.dtype, "itemsize", 8) == 8:
-        _plain_list(_values(item))
+        _plain_list(values_of(item))
 
 
-def _values(array: Any) -> Any:
+def values_of(array: Any) -> Any:
     """What an array of any library holds, as lists."""
     # TensorFlow's tensors only have a list by way of NumPy.
     return (array if hasattr(array, "tolist") else array.numpy()).tolist()
@@ -298,12 +298,13 @@ def _axes(item: Any) -> int:
     """How many dimensions of the tensor an item of an index takes up."""
     if item is None or item is Ellipsis or isinstance(item, bool):
         return 0
-    return _dimensions(item) if _is_array(item) and _is_boolean(item) else 1
+    return _dimensions(item) if _is_array(item) and is_boolean(item) else 1
 
 
-def _is_boolean(item: Any) -> bool:
+def is_boolean(item: Any) -> bool:
+    """Whether a list or array used as an index is a mask."""
     if isinstance(item, list):
-        return bool(item) and _is_boolean(item[0])
+        return bool(item) and is_boolean(item[0])
     return isinstance(item, bool) or _kind(item) == "b"
 
 
@@ -325,8 +326,8 @@ def _selected_rows(item: Any, size: int) -> tuple[list[int], Any] | None:
     """Rows that a flat list or array selects, and the list that selects them among those."""
     if isinstance(item, bool) or _dimensions(item) != 1:
         return None
-    values = item if isinstance(item, list) else _values(item)
-    if _is_boolean(item):
+    values = item if isinstance(item, list) else values_of(item)
+    if is_boolean(item):
         if len(values) != size:
             raise SliceError(
                 f"a boolean index of length {len(values)} does not fit an axis of size {size}"

@@ -134,9 +134,9 @@ class ByteSource(ABC):
             [(name, info)] = infos.items()
             begin, end = info.data_offsets
             buffer = allocate(end - begin, alignment)
-            if buffer:
-                segment = Segment(self.header.data_start + begin, 0, end - begin)
-                self.read_segments(buffer, [segment])
+            segment = Segment(self.header.data_start + begin, 0, end - begin)
+            # Also without bytes to read: a file that is closed says so.
+            self.read_segments(buffer, [segment] if buffer else [])
             return buffer, {name: TensorInfo(info.dtype, info.shape, (0, end - begin))}
         placed, segments, nbytes = place(infos, self.header.data_start, alignment)
         buffer = allocate(nbytes, alignment)

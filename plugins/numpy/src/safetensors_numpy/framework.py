@@ -68,6 +68,8 @@ class NumpyFramework(Framework):
     name: ClassVar[str] = "numpy"
     native_package: ClassVar[str] = "numpy"
     dtypes: Mapping[Dtype, np.dtype[Any]] = _DTYPES
+    aliases_on_load: ClassVar[bool] = True
+    aliases_on_save: ClassVar[bool] = True
 
     def is_tensor(self, obj: object) -> bool:
         """Whether an object is an array or a NumPy scalar."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from safetensors_core import Reason
+from safetensors_core.errors import Reason
 
-__all__ = ["MALFORMED", "Malformed"]
+__all__ = ["FIELDS", "LAYOUT", "MALFORMED", "TEXT", "Malformed"]
 
 
 class Malformed(NamedTuple):
-    """A file that must be rejected.
+    r"""A file that must be rejected.
 
     Attributes:
         name: What is wrong with it.
         reason: The code of the rule that it breaks.
         header: The text of its header; the length in front of it is right.
         size: Bytes of data behind the header.
+
+    Example:
+        >>> Malformed("a list", Reason.NOT_AN_OBJECT, b"[]").file()
+        b'\x02\x00\x00\x00\x00\x00\x00\x00[]'
     """
 
     name: str
@@ -24,16 +28,25 @@ class Malformed(NamedTuple):
     header: bytes
     size: int = 0
 
+    def file(self) -> bytes:
+        r"""The whole file.
 
-def entry(fields: str) -> bytes:
+        Example:
+            >>> MALFORMED[0].file()
+            b'\x00\x00\x00\x00\x00\x00\x00\x00'
+        """
+        return len(self.header).to_bytes(8, "little") + self.header + bytes(self.size)
+
+
+def _entry(fields: str) -> bytes:
     return b'{"w":{%s}}' % fields.encode()
 
 
-def u8(shape: str, offsets: str = "[0,1]") -> bytes:
-    return entry(f'"dtype":"U8","shape":{shape},"data_offsets":{offsets}')
+def _u8(shape: str, offsets: str = "[0,1]") -> bytes:
+    return _entry(f'"dtype":"U8","shape":{shape},"data_offsets":{offsets}')
 
 
-def two(first: str, second: str) -> bytes:
+def _two(first: str, second: str) -> bytes:
     """Two tensors of one dimension, given by `dtype, shape, offsets`."""
     texts = []
     for name, text in (("a", first), ("b", second)):
@@ -47,6 +60,7 @@ def two(first: str, second: str) -> bytes:
 W = b'"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
 DEEP = '"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":'
 
+#: What breaks the rules of the text.
 TEXT = [
     Malformed("no header", Reason.NOT_AN_OBJECT, b""),
     Malformed("spaces only", Reason.NOT_AN_OBJECT, b"        "),
@@ -76,21 +90,22 @@ TEXT = [
     Malformed("a key without quotes", Reason.INVALID_JSON, b"{w:{}}"),
     Malformed("a control character", Reason.INVALID_JSON, W.join([b"{", b',"\n":{}}']), 1),
     Malformed("an unknown escape", Reason.INVALID_JSON, rb'{"\x41":{}}'),
-    Malformed("NaN", Reason.INVALID_JSON, entry(DEEP + "NaN"), 1),
-    Malformed("minus infinity", Reason.INVALID_JSON, entry(DEEP + "-Infinity"), 1),
-    Malformed("a leading zero", Reason.INVALID_JSON, u8("[01]"), 1),
-    Malformed("a plus sign", Reason.INVALID_JSON, u8("[+1]"), 1),
-    Malformed("a float out of range", Reason.INVALID_JSON, entry(DEEP + "1e400"), 1),
-    Malformed("an integer out of range", Reason.INVALID_JSON, entry(DEEP + "9" * 400), 1),
+    Malformed("NaN", Reason.INVALID_JSON, _entry(DEEP + "NaN"), 1),
+    Malformed("minus infinity", Reason.INVALID_JSON, _entry(DEEP + "-Infinity"), 1),
+    Malformed("a leading zero", Reason.INVALID_JSON, _u8("[01]"), 1),
+    Malformed("a plus sign", Reason.INVALID_JSON, _u8("[+1]"), 1),
+    Malformed("a float out of range", Reason.INVALID_JSON, _entry(DEEP + "1e400"), 1),
+    Malformed("an integer out of range", Reason.INVALID_JSON, _entry(DEEP + "9" * 400), 1),
     Malformed("half a pair in a name", Reason.LONE_SURROGATE, rb'{"\ud83d":{}}'),
     Malformed(
         "half a pair in the metadata", Reason.LONE_SURROGATE, rb'{"__metadata__":{"a":"\udc00"}}'
     ),
-    Malformed("half a pair nobody reads", Reason.LONE_SURROGATE, entry(DEEP + r'["\ud800"]'), 1),
-    Malformed("126 lists", Reason.TOO_DEEP, entry(DEEP + "[" * 126 + "]" * 126), 1),
-    Malformed("126 objects", Reason.TOO_DEEP, entry(DEEP + '{"a":' * 126 + "1" + "}" * 126), 1),
+    Malformed("half a pair nobody reads", Reason.LONE_SURROGATE, _entry(DEEP + r'["\ud800"]'), 1),
+    Malformed("126 lists", Reason.TOO_DEEP, _entry(DEEP + "[" * 126 + "]" * 126), 1),
+    Malformed("126 objects", Reason.TOO_DEEP, _entry(DEEP + '{"a":' * 126 + "1" + "}" * 126), 1),
 ]
 
+#: What breaks the rules of entries and metadata.
 FIELDS = [
     Malformed("a repeated tensor", Reason.DUPLICATE_NAME, b"{" + W + b"," + W + b"}", 1),
     Malformed(
@@ -102,7 +117,7 @@ FIELDS = [
     Malformed(
         "a repeated field",
         Reason.DUPLICATE_FIELD,
-        entry('"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]'),
+        _entry('"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]'),
         1,
     ),
     Malformed(
@@ -127,61 +142,62 @@ FIELDS = [
     Malformed("a list as entry", Reason.INVALID_ENTRY, b'{"w":["U8",[1],[0,1]]}', 1),
     Malformed("a string as entry", Reason.INVALID_ENTRY, b'{"w":"x"}'),
     Malformed("null as entry", Reason.INVALID_ENTRY, b'{"w":null}'),
-    Malformed("no dtype", Reason.MISSING_FIELD, entry('"shape":[1],"data_offsets":[0,1]'), 1),
-    Malformed("no shape", Reason.MISSING_FIELD, entry('"dtype":"U8","data_offsets":[0,1]'), 1),
-    Malformed("no offsets", Reason.MISSING_FIELD, entry('"dtype":"U8","shape":[1]'), 1),
-    Malformed("an empty entry", Reason.MISSING_FIELD, entry("")),
+    Malformed("no dtype", Reason.MISSING_FIELD, _entry('"shape":[1],"data_offsets":[0,1]'), 1),
+    Malformed("no shape", Reason.MISSING_FIELD, _entry('"dtype":"U8","data_offsets":[0,1]'), 1),
+    Malformed("no offsets", Reason.MISSING_FIELD, _entry('"dtype":"U8","shape":[1]'), 1),
+    Malformed("an empty entry", Reason.MISSING_FIELD, _entry("")),
     Malformed(
         "an unknown dtype",
         Reason.UNKNOWN_DTYPE,
-        entry('"dtype":"F128","shape":[1],"data_offsets":[0,16]'),
+        _entry('"dtype":"F128","shape":[1],"data_offsets":[0,16]'),
         16,
     ),
     Malformed(
         "a dtype in lower case",
         Reason.UNKNOWN_DTYPE,
-        entry('"dtype":"u8","shape":[1],"data_offsets":[0,1]'),
+        _entry('"dtype":"u8","shape":[1],"data_offsets":[0,1]'),
         1,
     ),
     Malformed(
         "a number as dtype",
         Reason.UNKNOWN_DTYPE,
-        entry('"dtype":8,"shape":[1],"data_offsets":[0,1]'),
+        _entry('"dtype":8,"shape":[1],"data_offsets":[0,1]'),
         1,
     ),
     *(
-        Malformed(f"{shape} as shape", Reason.INVALID_SHAPE, u8(shape), 1)
+        Malformed(f"{shape} as shape", Reason.INVALID_SHAPE, _u8(shape), 1)
         for shape in ("[-1]", "[-0]", "[1.0]", "[1e0]", '["1"]', "[null]", "[[1]]", "1", "null")
     ),
-    Malformed("a dimension of 65 bits", Reason.INVALID_SHAPE, u8(f"[0,{2**64}]", "[0,0]")),
+    Malformed("a dimension of 65 bits", Reason.INVALID_SHAPE, _u8(f"[0,{2**64}]", "[0,0]")),
     *(
-        Malformed(f"{offsets} as offsets", Reason.INVALID_OFFSETS, u8("[1]", offsets), 1)
+        Malformed(f"{offsets} as offsets", Reason.INVALID_OFFSETS, _u8("[1]", offsets), 1)
         for offsets in ("[]", "[0]", "[0,1,1]", "[-0,1]", "[0,1.0]", "[0,true]", "{}", '"0,1"')
     ),
-    Malformed("a negative begin", Reason.INVALID_OFFSETS, u8("[2]", "[-1,1]"), 1),
-    Malformed("a negative end", Reason.INVALID_OFFSETS, u8("[0]", "[0,-1]"), 0),
-    Malformed("offsets of 65 bits", Reason.INVALID_OFFSETS, u8("[1]", f"[0,{2**64}]"), 1),
+    Malformed("a negative begin", Reason.INVALID_OFFSETS, _u8("[2]", "[-1,1]"), 1),
+    Malformed("a negative end", Reason.INVALID_OFFSETS, _u8("[0]", "[0,-1]"), 0),
+    Malformed("offsets of 65 bits", Reason.INVALID_OFFSETS, _u8("[1]", f"[0,{2**64}]"), 1),
 ]
 
+#: What breaks the rules of the data's layout.
 LAYOUT = [
-    Malformed("an end before the begin", Reason.REVERSED_OFFSETS, u8("[1]", "[1,0]"), 1),
-    Malformed("a late begin", Reason.GAP, u8("[1]", "[1,2]"), 2),
-    Malformed("a gap", Reason.GAP, two("U8 1 0 1", "U8 1 2 3"), 3),
-    Malformed("an overlap", Reason.OVERLAP, two("U8 2 0 2", "U8 2 1 3"), 3),
-    Malformed("the same bytes twice", Reason.OVERLAP, two("U8 2 0 2", "U8 2 0 2"), 2),
-    Malformed("a gap in another order", Reason.GAP, two("U8 1 2 3", "U8 1 0 1"), 3),
-    Malformed("elements of 65 bits", Reason.SIZE_OVERFLOW, u8(f"[{2**32},{2**32}]", "[0,0]")),
+    Malformed("an end before the begin", Reason.REVERSED_OFFSETS, _u8("[1]", "[1,0]"), 1),
+    Malformed("a late begin", Reason.GAP, _u8("[1]", "[1,2]"), 2),
+    Malformed("a gap", Reason.GAP, _two("U8 1 0 1", "U8 1 2 3"), 3),
+    Malformed("an overlap", Reason.OVERLAP, _two("U8 2 0 2", "U8 2 1 3"), 3),
+    Malformed("the same bytes twice", Reason.OVERLAP, _two("U8 2 0 2", "U8 2 0 2"), 2),
+    Malformed("a gap in another order", Reason.GAP, _two("U8 1 2 3", "U8 1 0 1"), 3),
+    Malformed("elements of 65 bits", Reason.SIZE_OVERFLOW, _u8(f"[{2**32},{2**32}]", "[0,0]")),
     Malformed(
-        "elements of 65 bits, times 0", Reason.SIZE_OVERFLOW, u8(f"[{2**32},{2**32},0]", "[0,0]")
+        "elements of 65 bits, times 0", Reason.SIZE_OVERFLOW, _u8(f"[{2**32},{2**32},0]", "[0,0]")
     ),
-    Malformed("bits of 65 bits", Reason.SIZE_OVERFLOW, u8(f"[{2**61}]", "[0,0]")),
-    Malformed("half a byte", Reason.PARTIAL_BYTE, two("F4 3 0 2", "U8 0 2 2"), 2),
-    Malformed("six bits", Reason.PARTIAL_BYTE, two("F6_E2M3 1 0 1", "U8 0 1 1"), 1),
-    Malformed("too few bytes", Reason.SIZE_MISMATCH, u8("[2]"), 1),
-    Malformed("too many bytes", Reason.SIZE_MISMATCH, u8("[1]", "[0,2]"), 2),
-    Malformed("bytes of a tensor without", Reason.SIZE_MISMATCH, u8("[0]"), 1),
-    Malformed("data that ends early", Reason.TRUNCATED, u8("[4]", "[0,4]"), 3),
-    Malformed("data behind the last tensor", Reason.TRAILING_DATA, u8("[4]", "[0,4]"), 5),
+    Malformed("bits of 65 bits", Reason.SIZE_OVERFLOW, _u8(f"[{2**61}]", "[0,0]")),
+    Malformed("half a byte", Reason.PARTIAL_BYTE, _two("F4 3 0 2", "U8 0 2 2"), 2),
+    Malformed("six bits", Reason.PARTIAL_BYTE, _two("F6_E2M3 1 0 1", "U8 0 1 1"), 1),
+    Malformed("too few bytes", Reason.SIZE_MISMATCH, _u8("[2]"), 1),
+    Malformed("too many bytes", Reason.SIZE_MISMATCH, _u8("[1]", "[0,2]"), 2),
+    Malformed("bytes of a tensor without", Reason.SIZE_MISMATCH, _u8("[0]"), 1),
+    Malformed("data that ends early", Reason.TRUNCATED, _u8("[4]", "[0,4]"), 3),
+    Malformed("data behind the last tensor", Reason.TRAILING_DATA, _u8("[4]", "[0,4]"), 5),
     Malformed("data without a tensor", Reason.TRAILING_DATA, b"{}", 1),
 ]
 

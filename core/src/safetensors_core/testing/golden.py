@@ -4,7 +4,7 @@ The files themselves are not in the repository, only their hashes, in `golden.js
 loads a golden file and saves it again must arrive at the same hash. What holds for each framework
 by itself holds for every pair: a file saved by one, loaded and saved by another, keeps its bytes.
 
-Run it to write the hashes anew: ``python -m tests.frameworks.golden``.
+Run it to write the hashes anew: ``python -m safetensors_core.testing.golden``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import json
 from math import prod
 from pathlib import Path
 
-from safetensors_core import Dtype, TensorSpec
+from safetensors_core.dtypes import Dtype
+from safetensors_core.framework import TensorSpec
 from safetensors_core.layout import lay_out
 
-__all__ = ["HASHES", "golden_file", "main", "sha256"]
+__all__ = ["HASHES", "golden_file", "golden_hash", "main", "sha256"]
 
+#: SHA-256 of each dtype's golden file.
 HASHES = Path(__file__).with_name("golden.json")
 
 # Types of 4 and 6 bits fill whole bytes, and torch holds F4 in pairs: their shapes end in 8.
@@ -50,6 +52,11 @@ def golden_file(dtype: Dtype) -> bytes:
 
     Returns:
         A whole file; the same on every machine.
+
+    Example:
+        >>> from safetensors_core import parse_header
+        >>> list(parse_header(golden_file(Dtype.F32)).tensors)
+        ['empty', 'large', 'odd', 'one', 'scalar', 'special']
     """
     shapes: dict[str, tuple[int, ...]] = dict(_SHAPES if dtype.bits >= 8 else _PACKED_SHAPES)
     data = {}
@@ -79,13 +86,45 @@ def golden_file(dtype: Dtype) -> bytes:
     return beginning + b"".join(data[name] for name in infos)
 
 
+def golden_hash(dtype: Dtype) -> str:
+    """The hash of the golden file of a dtype, as this package was released with it.
+
+    Args:
+        dtype: An element type.
+
+    Returns:
+        SHA-256 in hexadecimal digits.
+
+    Example:
+        >>> golden_hash(Dtype.I64) == sha256(golden_file(Dtype.I64))
+        True
+    """
+    found: str = json.loads(HASHES.read_text("utf-8"))[dtype.value]
+    return found
+
+
 def sha256(data: bytes) -> str:
-    """The hash of some bytes, as `golden.json` holds it."""
+    """The hash of some bytes, as `golden.json` holds it.
+
+    Args:
+        data: A whole file.
+
+    Returns:
+        SHA-256 in hexadecimal digits.
+
+    Example:
+        >>> sha256(b"")[:8]
+        'e3b0c442'
+    """
     return hashlib.sha256(data).hexdigest()
 
 
 def main() -> None:
-    """Write the hashes of all golden files."""
+    """Write the hashes of all golden files.
+
+    Example:
+        >>> main()  # doctest: +SKIP
+    """
     hashes = {dtype.value: sha256(golden_file(dtype)) for dtype in Dtype}
     HASHES.write_text(json.dumps(hashes, indent=2) + "\n", "utf-8")
 

@@ -1,0 +1,78 @@
+"""What is written is what was described, and what others write of the same tensor."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+from safetensors_core import (
+    Dtype,
+    Framework,
+    TensorSpec,
+    load_file,
+    parse_header,
+    save,
+    save_file,
+)
+from safetensors_core.layout import lay_out
+from safetensors_core.testing.samples import data_of, make, shapes_of
+
+
+def test_the_header_says_what_describe_said(
+    framework: Framework, dtype: Dtype, shape: tuple[int, ...]
+) -> None:
+    tensor = make(framework, dtype, shape)
+    spec = framework.describe(tensor)
+    entry = parse_header(save({"w": tensor})).tensors["w"]
+    assert (entry.dtype, entry.shape, entry.nbytes) == (spec.dtype, spec.shape, spec.nbytes)
+
+
+def test_the_buffer_is_contiguous_and_as_long_as_described(
+    framework: Framework, dtype: Dtype, shape: tuple[int, ...]
+) -> None:
+    tensor = make(framework, dtype, shape)
+    nbytes = framework.describe(tensor).nbytes
+    if nbytes == 0:  # core does not ask for it
+        return
+    buffer = memoryview(framework.to_buffer(tensor))
+    assert buffer.c_contiguous, "to_buffer must give contiguous bytes in C order"
+    assert buffer.nbytes == nbytes, f"to_buffer gives {buffer.nbytes} bytes, describe {nbytes}"
+
+
+def test_a_file_has_the_bytes_that_every_plugin_writes(framework: Framework, dtype: Dtype) -> None:
+    shapes = shapes_of(dtype)
+    specs = {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
+    beginning, infos = lay_out(specs, {"made by": "the kit"}, 8)
+    expected = beginning + b"".join(data_of(dtype, shapes[name]) for name in infos)
+    tensors = {name: make(framework, dtype, shape) for name, shape in shapes.items()}
+    assert save(tensors, {"made by": "the kit"}) == expected
+
+
+def test_the_buffers_of_two_tensors_do_not_disturb_each_other(
+    framework: Framework, dtype: Dtype
+) -> None:
+    shapes = [(8,), (16,), (5, 8)]
+    tensors = [make(framework, dtype, shape) for shape in shapes]
+    buffers = [framework.to_buffer(tensor) for tensor in tensors]
+    found = [memoryview(buffer).tobytes() for buffer in buffers]
+    assert found == [data_of(dtype, shape) for shape in shapes], (
+        "a buffer changed when the next one was asked for: do not reuse one staging buffer"
+    )
+
+
+def test_a_file_in_use_can_be_replaced_by_its_own_tensors(
+    framework: Framework, dtype: Dtype, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    shapes = shapes_of(dtype)
+    save_file({name: make(framework, dtype, shape) for name, shape in shapes.items()}, path)
+    before = path.read_bytes()
+    save_file(load_file(path, framework), path)
+    assert path.read_bytes() == before
+
+
+def test_many_tensors_are_saved_and_loaded(framework: Framework, dtype: Dtype) -> None:
+    tensors = {f"layer.{i}": make(framework, dtype, (1 + i % 3, 8)) for i in range(200)}
+    header = parse_header(save(tensors))
+    assert sorted(header.tensors) == sorted(tensors)
+    assert all(prod(header.tensors[name].shape) for name in tensors)

@@ -1,0 +1,108 @@
+"""Seeing a tensor from the outside: its numbers, and where its memory lies."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import weakref
+from typing import Any
+
+__all__ = ["Borrowed", "address", "seen"]
+
+
+def seen(tensor: Any) -> list[Any] | None:
+    """The numbers of a tensor, by what it offers itself: not by its plugin.
+
+    Args:
+        tensor: A tensor of any framework.
+
+    Returns:
+        Its elements in one flat list; None if it has neither `tolist` nor `numpy`.
+
+    Example:
+        >>> seen(memoryview(b"ab")), seen(object())
+        ([97, 98], None)
+    """
+    give = getattr(tensor, "tolist", None)
+    if give is None:
+        as_array = getattr(tensor, "numpy", None)
+        give = getattr(as_array(), "tolist", None) if callable(as_array) else None
+    if not callable(give):
+        return None
+    return _flat(give())
+
+
+def _flat(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        return [values]
+    while values and isinstance(values[0], list):
+        values = [leaf for value in values for leaf in value]
+    return values
+
+
+class _Buffer(ctypes.Structure):
+    """`Py_buffer` of CPython's C API, of which only the first field is read."""
+
+    _fields_ = (("buf", ctypes.c_void_p), ("rest", ctypes.c_byte * 256))
+
+
+def address(buffer: Any) -> int:
+    """Where the memory of a contiguous buffer begins.
+
+    Args:
+        buffer: An object with the buffer protocol.
+
+    Returns:
+        The address of its first byte.
+
+    Example:
+        >>> data = bytearray(8)
+        >>> address(memoryview(data)[3:]) - address(data)
+        3
+    """
+    view = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
+    try:
+        return int(view.buf or 0)
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+
+
+class Borrowed:
+    """Memory that is lent to a framework, and that tells whether somebody still holds it.
+
+    Args:
+        data: What it holds at first.
+        shift: Bytes by which it begins behind a multiple of 4096.
+
+    Attributes:
+        view: The writable buffer to lend; None after `give_up`.
+
+    Example:
+        >>> memory = Borrowed(b"abc")
+        >>> tensor = memory.view[1:]
+        >>> memory.give_up()
+        >>> memory.held, bytes(tensor)
+        (True, b'bc')
+        >>> del tensor
+        >>> memory.held
+        False
+    """
+
+    def __init__(self, data: bytes, shift: int = 0) -> None:
+        owner = (ctypes.c_char * (len(data) + shift + 4096))()
+        begin = -ctypes.addressof(owner) % 4096 + shift
+        self._owner = weakref.ref(owner)
+        self.view: memoryview | None = memoryview(owner).cast("B")[begin : begin + len(data)]
+        self.view[:] = data
+        self.address = ctypes.addressof(owner) + begin
+
+    def give_up(self) -> None:
+        """Forget the memory: from now on, only its borrowers keep it."""
+        self.view = None
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody keeps the memory."""
+        gc.collect()
+        return self._owner() is not None

@@ -1,0 +1,78 @@
+"""The command that runs the checks on one plugin."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["main"]
+
+_CHECKS = Path(__file__).with_name("_checks")
+_NEEDED = ("hypothesis", "pytest")
+_USAGE = """\
+usage: python -m safetensors_core.testing NAME [--xfails FILE] [ARGUMENT ...]
+
+Check that a plugin keeps the contract.
+
+  NAME           the plugin, by a name that it is installed under
+  --xfails FILE  checks that are known to fail, one id a line; a text behind # is a comment.
+                 One that passes, or that there is not, is a failure
+  ARGUMENT       for pytest: -x, -k slices, -p MODULE, or the ids of single checks
+
+Exit status: 0 all checks passed, 1 some failed, 2 interrupted, or no plugin was named, 3 the
+interpreter died in a check, 4 the plugin or an argument cannot be used.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a plugin, in a process of its own.
+
+    Args:
+        arguments: The plugin's name and what follows it; the process's own by default.
+
+    Returns:
+        The exit status: 0 all checks passed, 1 some failed, 2 interrupted, or no plugin was
+        named, 3 the interpreter died in a check, 4 the plugin or an argument cannot be used.
+
+    Example:
+        >>> main([])
+        2
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(_USAGE)
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        return _refuse("which plugin? Give its name first", _USAGE.partition("\n")[0])
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        return _refuse(
+            f"{' and '.join(missing)} cannot be imported",
+            'Try: pip install "safetensors-core[testing]"',
+        )
+    name, *rest = arguments
+    # Ids are relative to the folder of the checks, wherever the command runs.
+    rest = [str(_CHECKS / word) if word.startswith("check_") else word for word in rest]
+    chosen = any(word.startswith(str(_CHECKS)) for word in rest)
+    command = [sys.executable, "-m", "pytest", "-c", str(_CHECKS / "pytest.ini")]
+    command += ["--confcutdir", str(_CHECKS), f"--framework={name}"]
+    command += ["-p", "safetensors_core.testing.pytest_plugin"]
+    command += rest if chosen else [*rest, str(_CHECKS)]
+    done = subprocess.run(command, check=False)  # noqa: S603  # the user's own arguments
+    if done.returncode < 0:
+        sys.stderr.write(
+            f"The interpreter died of {signal.Signals(-done.returncode).name} in the check that "
+            "is named last: most likely a tensor lies in memory that nobody keeps.\n"
+            "Read: The plugin contract, Memory (docs/plugin-authors/contract.md).\n"
+        )
+        return 3
+    return done.returncode
+
+
+def _refuse(found: str, remedy: str) -> int:
+    sys.stderr.write(f"error: {found}.\n{remedy}\n")
+    return 2
