@@ -22,6 +22,8 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+# What third parties would publish: nothing of ours depends on it, and it has no part in a release.
+EXAMPLES = sorted(path.parent for path in ROOT.glob("docs/examples/*/pyproject.toml"))
 SOURCES = sorted(path for package in PACKAGES for path in (package / "src").rglob("*.py"))
 # Modules whose name, or a parent's, begins with an underscore are nobody's to import.
 PUBLIC = [path for path in SOURCES if not re.search(r"/_(?!_init__)", path.as_posix())]
@@ -108,7 +110,9 @@ def test_packages_require_each_other_within_one_minor_version() -> None:
 
 def test_the_tools_know_every_package() -> None:
     tool = pyproject(ROOT)["tool"]
-    assert tool["mypy"]["mypy_path"] == [f"{relative(package)}/src" for package in PACKAGES]
+    assert tool["mypy"]["mypy_path"] == [
+        f"{relative(package)}/src" for package in [*PACKAGES, *EXAMPLES]
+    ]
     names = {pyproject(package)["project"]["name"] for package in PACKAGES}
     assert tool["uv"]["sources"].keys() == names
 
