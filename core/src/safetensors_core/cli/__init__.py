@@ -2,8 +2,9 @@
 
 | module | what lives there |
 |---|---|
-| `inspection`, `plugins`, `demo` | the commands |
+| `inspection`, `plugins`, `demo`, `new_plugin` | the commands |
 | `gpt2`, `roundtrip`, `scratch` | what the demonstration makes, what it does, and where |
+| `skeleton` | what `new_plugin` writes, from the files in the folder `template` |
 | `output`, `text` | standard output: JSON, tables, text that a terminal cannot be fooled by |
 | `failure` | errors as one line or one JSON object, and the exit status |
 
@@ -27,6 +28,7 @@ from safetensors_core.cli import output
 from safetensors_core.cli.demo import demo
 from safetensors_core.cli.failure import Failure
 from safetensors_core.cli.inspection import inspect
+from safetensors_core.cli.new_plugin import new_plugin
 from safetensors_core.cli.output import OUTPUT, OutputError
 from safetensors_core.cli.plugins import plugins
 
@@ -37,14 +39,14 @@ _NAME = "safetensors-core"
 
 @click.group(
     _NAME,
-    commands=[demo, inspect, plugins],
+    commands=[demo, inspect, new_plugin, plugins],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Look into safetensors files and try the format out."""
+    """Look into safetensors files, try the format out, and begin a plugin."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

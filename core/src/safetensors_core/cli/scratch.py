@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from safetensors_core.sizes import size_text
 
-__all__ = ["temporary_folder"]
+__all__ = ["temporary_folder", "unwinding_on_signals"]
 
 _SPARE = 1_000_000  # bytes for a header and for what the file system itself needs
 
@@ -45,13 +45,19 @@ def temporary_folder(nbytes: int) -> Iterator[str]:
             parent,
         )
     prefix = "safetensors-core-demo-"
-    with _unwinding_on_signals(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
+    with unwinding_on_signals(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         yield folder
 
 
 @contextlib.contextmanager
-def _unwinding_on_signals() -> Iterator[None]:
-    """Let signals that end the process do so as an exception, so that clean-up still happens."""
+def unwinding_on_signals() -> Iterator[None]:
+    """Let signals that end the process do so as an exception, so that clean-up still happens.
+
+    Example:
+        >>> with unwinding_on_signals():
+        ...     signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        False
+    """
 
     def stop(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
