@@ -53,7 +53,7 @@ class Raw(Framework):
 
 
 RAW = Raw()
-LARGE = bytes(range(256)) * 400_000  # more than one read for every thread
+LARGE = bytes(range(256)) * 20_000  # long enough for reads of several threads to overlap
 
 
 @pytest.fixture(scope="session", autouse=True)

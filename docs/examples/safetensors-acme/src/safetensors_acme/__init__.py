@@ -22,7 +22,7 @@ def save(tensors: dict[str, acme.Tensor], **options: Any) -> bytes:
     Example:
         >>> import acme
         >>> len(save({"w": acme.tensor([1, 2])}))
-        80
+        72
     """
     return safetensors_core.save(tensors, **options)
 
