@@ -22,7 +22,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 CORE = ROOT / "core" / "src" / "safetensors_core"
-THIRD_PARTY = {"msgspec", "pluggy"}
+THIRD_PARTY = {"msgspec", "packaging", "pluggy"}
 THIRD_PARTY_OF_THE_COMMAND_LINE = {"click", "rich", "tqdm"}
 # Packages that may import every room, and that no room imports.
 EDGES = {"cli", "compat"}

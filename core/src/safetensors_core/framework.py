@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
     from safetensors_core.sources import ByteSource
 
-__all__ = ["API_VERSION", "Framework", "TensorSpec"]
+__all__ = ["API_VERSION", "OLDEST_API_VERSION", "Framework", "TensorSpec"]
 
 #: Version of the plugin contract that this core implements.
 API_VERSION = 1
+
+#: Oldest version of the plugin contract that this core still understands.
+OLDEST_API_VERSION = 1
 
 
 class TensorSpec(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,8 @@ import pluggy
 
 from safetensors_core import hookspecs
 from safetensors_core.errors import PluginError
-from safetensors_core.framework import API_VERSION, Framework
+from safetensors_core.framework import API_VERSION, OLDEST_API_VERSION, Framework
+from safetensors_core.requirements import unmet
 
 __all__ = ["DISABLED", "EXTRAS", "PluginInfo", "manager", "remedy"]
 
@@ -112,9 +113,10 @@ class PluginInfo:
         if self.framework is not None:
             return self.framework.native_package
         try:
-            return getattr(self._module, "native_package", "")
+            stated = getattr(self._module, "native_package", "")
         except PluginError:
             return ""
+        return stated if isinstance(stated, str) else ""
 
     @property
     def status(self) -> str:
@@ -138,25 +140,70 @@ class PluginInfo:
 
         if self.disabled:
             raise PluginError(f"plugin {self.name!r} of {self.origin} is disabled by {DISABLED}")
+        self._check_requirements()
         try:
             return import_module(self.module)
+        except KeyboardInterrupt:
+            raise
         # A plugin's module may fail in any way that code can fail, also by sys.exit().
-        except (Exception, SystemExit) as error:
-            raise self._broken(error) from error
+        except BaseException as error:
+            raise self._raised(error) from error
 
-    def _broken(self, error: BaseException) -> PluginError:
+    def _raised(self, error: BaseException) -> PluginError:
+        """The error for what a plugin raised."""
+        kind = type(error).__name__
+        try:
+            fault = f"{kind}: {error}"
+        except Exception:  # noqa: BLE001  # an exception of the plugin's own may fail in this, too
+            fault = kind
+        return self._broken(f"{fault}. Reinstall it")
+
+    def _broken(self, fault: str) -> PluginError:
         return PluginError(
-            f"plugin {self.name!r} of {self.origin} is broken: {type(error).__name__}: {error}. "
-            f"Reinstall it or set {DISABLED}={self.name}"
+            f"plugin {self.name!r} of {self.origin} is broken: {fault} "
+            f"or set {DISABLED}={self.name}"
         )
 
     def _activate(self) -> None:
         """Import the plugin's module, check it, and let its hooks be called."""
         self.check_version(getattr(self._module, "api_version", API_VERSION))
+        self._check_hooks()
         try:
             _register(self._module)
         except pluggy.PluginValidationError as error:
-            raise self._broken(error) from error
+            raise self._raised(error) from error
+
+    def _check_requirements(self) -> None:
+        """Refuse a plugin whose distribution requires what is not installed."""
+        wrong = unmet(self.distribution) if self.distribution else []
+        if not wrong:
+            return
+        origin = f"plugin {self.name!r} of {self.origin}"
+        for name, requirement, found, too_new in wrong:
+            if too_new and name.lower().replace("_", "-") == "safetensors-core":
+                raise PluginError(
+                    f"{origin} was made for an older safetensors-core: it needs {requirement}, "
+                    f"and {found} is installed. Try: pip install --upgrade {self.distribution}"
+                )
+        needed = ", ".join(
+            f"{requirement} ({f'{found} is' if found else 'not'} installed)"
+            for _, requirement, found, _ in wrong
+        )
+        wanted = " ".join(f'"{requirement}"' for _, requirement, _, _ in wrong)
+        raise PluginError(f"{origin} needs {needed}. Try: pip install {wanted}")
+
+    def _check_hooks(self) -> None:
+        """Refuse a module that answers a hook which does not exist: pluggy would never call it."""
+        for name in dir(self._module):
+            options = manager.parse_hookimpl_opts(self._module, name)
+            if options is None or options.get("optionalhook"):
+                continue
+            hook = options.get("specname") or name
+            if hook not in _HOOKS:
+                raise self._broken(
+                    f"its function {name!r} is marked as the answer to a hook, and no hook is "
+                    f"called {hook!r}. {_meant(hook)} Correct the name"
+                )
 
     def check_rivals(self, name: str) -> None:
         """Refuse a name that another plugin claims too.
@@ -181,9 +228,9 @@ class PluginInfo:
             version: What the plugin states.
 
         Raises:
-            PluginError: It is newer, or no integer.
+            PluginError: It is newer, too old, or no integer.
         """
-        if not isinstance(version, int):
+        if not isinstance(version, int) or isinstance(version, bool):
             raise PluginError(
                 f"plugin {self.name!r} of {self.origin} states {version!r} as the version of the "
                 "plugin contract: it must be an integer"
@@ -194,6 +241,17 @@ class PluginInfo:
                 f"contract, this safetensors-core has {API_VERSION}. "
                 "Try: pip install --upgrade safetensors-core"
             )
+        if version < OLDEST_API_VERSION:
+            remedy = (
+                f"Try: pip install --upgrade {self.distribution}"
+                if self.distribution
+                else "Upgrade it"
+            )
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} was written for version {version} of the "
+                f"plugin contract, this safetensors-core needs {OLDEST_API_VERSION} or newer. "
+                f"{remedy}"
+            )
 
     def load_framework(self) -> Framework:
         """Import the framework and return its plugin's instance.
@@ -202,8 +260,8 @@ class PluginInfo:
             The framework, checked against the contract.
 
         Raises:
-            PluginError: The plugin is disabled, duplicate, broken or too new, or its framework
-                is not installed.
+            PluginError: The plugin is disabled, duplicate, broken, too new or too old, or what it
+                needs is not installed.
         """
         self._activate()
         others = [plugin for plugin in manager.get_plugins() if plugin is not self._module]
@@ -214,10 +272,15 @@ class PluginInfo:
                 f"plugin {self.name!r} of {self.origin} cannot import its framework: {error}. "
                 f"{remedy(self.name)}"
             ) from error
-        except Exception as error:
-            raise self._broken(error) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._raised(error) from error
         if not results:
-            raise PluginError(f"plugin {self.name!r} of {self.origin} provides no framework")
+            hint = ""
+            if hasattr(self._module, "safetensors_framework"):
+                hint = ": its function 'safetensors_framework' is not marked with hookimpl"
+            raise PluginError(f"plugin {self.name!r} of {self.origin} provides no framework{hint}")
         framework = results[0]
         if not isinstance(framework, Framework):
             raise PluginError(
@@ -230,6 +293,7 @@ class PluginInfo:
 
 manager = pluggy.PluginManager(hookspecs.GROUP)
 manager.add_hookspecs(hookspecs)
+_HOOKS = [name for name in hookspecs.__all__ if name.startswith("safetensors_")]
 _lock = threading.Lock()
 
 
@@ -244,6 +308,14 @@ def _register(module: ModuleType) -> None:
             if manager.is_registered(module):
                 manager.unregister(module)
             raise
+
+
+def _meant(hook: str) -> str:
+    """A question about the hook whose name is nearest; else the names of all."""
+    import difflib
+
+    nearest = difflib.get_close_matches(hook, _HOOKS, n=1)
+    return f"Did you mean {nearest[0]!r}?" if nearest else f"Hooks: {', '.join(_HOOKS)}."
 
 
 def remedy(name: str) -> str:

@@ -8,8 +8,10 @@ entries are loaded here one by one and pluggy registers, validates and orders th
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from safetensors_core import hookspecs
@@ -20,7 +22,7 @@ from safetensors_core.sources import local
 from safetensors_core.sources.base import ByteSource
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 __all__ = ["PluginInfo", "get_framework", "list_plugins", "open_source", "register_framework"]
 
@@ -33,17 +35,15 @@ def list_plugins() -> list[PluginInfo]:
     """List the plugins that are installed, from metadata alone.
 
     Returns:
-        One entry per plugin, ordered by name. Nothing is imported until `status` or
-        `api_version` of an entry is read.
+        One entry per plugin, ordered by name, also of what was installed after this process
+        started. Nothing is imported until `status` or `api_version` of an entry is read.
 
     Example:
         >>> all(info.name for info in list_plugins())
         True
     """
-    from importlib import metadata  # a large part of the time to import this package
-
     grouped: dict[tuple[str, str, str], list[str]] = {}
-    for entry in metadata.entry_points(group=hookspecs.GROUP):
+    for entry in _entry_points():
         if entry.name:  # a damaged file of entry points can give empty ones
             grouped.setdefault((*_distribution(entry), entry.value), []).append(entry.name)
     plugins = []
@@ -64,10 +64,49 @@ def list_plugins() -> list[PluginInfo]:
     return sorted(plugins, key=lambda info: info.name)
 
 
+def _entry_points() -> Iterable[EntryPoint]:
+    """The entry points of all plugins that are installed now."""
+    import importlib
+    from importlib import metadata  # a large part of the time to import this package
+
+    # What was installed within the resolution of a folder's time stamp would not be seen.
+    importlib.invalidate_caches()
+    try:
+        return metadata.entry_points(group=hookspecs.GROUP)
+    except Exception:  # noqa: BLE001  # any distribution's file may be damaged in any way
+        return _readable_entry_points(metadata.distributions())
+
+
+def _readable_entry_points(distributions: Iterable[Distribution]) -> list[EntryPoint]:
+    """The entry points of plugins, without those of distributions that cannot be read."""
+    found: dict[str, list[EntryPoint]] = {}
+    for distribution in distributions:
+        # Of two with one name, Python uses the one that it finds first.
+        found.setdefault(*_entry_points_of(distribution))
+    return [entry for entries in found.values() for entry in entries]
+
+
+def _entry_points_of(distribution: Distribution) -> tuple[str, list[EntryPoint]]:
+    """The name of a distribution, and its plugins' entry points; none if they cannot be read."""
+    try:
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
+        return name, list(distribution.entry_points.select(group=hookspecs.GROUP))
+    except Exception as error:  # noqa: BLE001  # any file may be damaged in any way
+        place = str(getattr(distribution, "_path", "an installed distribution"))
+        warnings.warn(
+            f"{place}: its plugins, if it has any, are not found, because its metadata is damaged: "
+            f"{type(error).__name__}: {error}. Reinstall it",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+        return place, []
+
+
 def _distribution(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of what an entry point came with; empty where its metadata is lost."""
     try:
-        return (entry.dist.name or "", entry.dist.version or "") if entry.dist else ("", "")
+        fields = entry.dist.metadata if entry.dist else None
+        return (fields["Name"] or "", fields["Version"] or "") if fields else ("", "")
     except (AttributeError, KeyError, OSError, TypeError):
         return "", ""
 
@@ -84,7 +123,8 @@ def get_framework(framework: str | Framework | object) -> Framework:
 
     Raises:
         FrameworkNotFoundError: No installed plugin answers; the error says what to install.
-        PluginError: The plugin is disabled, duplicate, broken or too new.
+        PluginError: The plugin is disabled, duplicate, broken, too new or too old, or lacks what it
+            needs.
 
     Example:
         >>> get_framework("no such framework")
@@ -105,8 +145,8 @@ def register_framework(framework: Framework) -> None:
         framework: The instance; it takes precedence over an installed plugin of that name.
 
     Raises:
-        InvalidInputError: It is not an instance of `Framework`.
-        PluginError: It was written for a newer version of the contract.
+        InvalidInputError: It is not an instance of `Framework`, or it has no name.
+        PluginError: It was written for a version of the contract that is not understood here.
 
     Example:
         >>> register_framework("torch")
@@ -118,9 +158,15 @@ def register_framework(framework: Framework) -> None:
             f"expected an instance of Framework, got {type(framework).__name__}"
         )
     module = type(framework).__module__
-    PluginInfo(framework.name, (), "", "", module).check_version(framework.api_version)
+    name: object = getattr(framework, "name", None)
+    if not isinstance(name, str) or not name:
+        raise InvalidInputError(
+            f"the framework {module}.{type(framework).__qualname__} has no name: set its attribute "
+            f"`name` to what users will ask for, not {name!r}"
+        )
+    PluginInfo(name, (), "", "", module).check_version(framework.api_version)
     with _lock:
-        _frameworks[framework.name] = framework
+        _frameworks[name] = framework
 
 
 def open_source(location: str | os.PathLike[str], backend: str = "auto") -> ByteSource:
@@ -164,7 +210,7 @@ def _ask_plugins(location: str | os.PathLike[str], backend: str) -> ByteSource |
             source = hook.function(*(given[name] for name in hook.argnames))
         except (OSError, SafetensorError):
             raise
-        except Exception as error:  # noqa: BLE001  # a plugin may fail in any way
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin may fail in any way
             fault = f"{type(error).__name__}: {error}"
         else:
             if source is None:
@@ -214,7 +260,7 @@ def _find(name: str) -> PluginInfo:
 
 def _by_tensor(tensor: object) -> Framework:
     for framework in list(_frameworks.values()):
-        if framework.is_tensor(tensor):
+        if _takes(framework, tensor):
             return framework
     # A tensor's framework is imported already, under the name of a package among its classes'.
     kind = type(tensor)
@@ -223,7 +269,7 @@ def _by_tensor(tensor: object) -> Framework:
     named = [info for info in plugins if not packages.keys().isdisjoint(info.names)]
     for info in named or [info for info in plugins if info.native_package in packages]:
         framework = _by_name(info.name)
-        if framework.is_tensor(tensor):
+        if _takes(framework, tensor):
             return framework
     installed = {name for info in plugins for name in info.names}
     known = next((p for p in packages if p in EXTRAS and p not in installed), None)
@@ -231,6 +277,20 @@ def _by_tensor(tensor: object) -> Framework:
         f"no installed plugin takes objects of type {kind.__module__}.{kind.__qualname__} "
         f"({_found(plugins)}). {remedy(known) if known else 'Make it a tensor of a framework'}"
     )
+
+
+def _takes(framework: Framework, tensor: object) -> bool:
+    """Whether a framework takes a tensor. One that fails keeps nobody from the others."""
+    try:
+        return framework.is_tensor(tensor)
+    except Exception as error:  # noqa: BLE001  # a plugin may fail in any way
+        warnings.warn(
+            f"plugin {framework.name!r} of {type(framework).__module__} is broken: its is_tensor "
+            f"raised {type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return False
 
 
 def _found(plugins: list[PluginInfo]) -> str:
