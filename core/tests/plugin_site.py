@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import packaging
 import pluggy
 
 import safetensors_core
@@ -91,17 +93,23 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for package in (safetensors_core, msgspec, pluggy):
+        for package in (safetensors_core, msgspec, packaging, pluggy):
             home = Path(str(package.__file__)).parent
             (folder / home.name).symlink_to(home, target_is_directory=True)
 
-    def install(self, distribution: str, names: dict[str, str], version: str = "1.0") -> None:
-        """Write the metadata of a distribution: its entry points by name."""
+    def install(
+        self,
+        distribution: str,
+        names: dict[str, str],
+        version: str = "1.0",
+        requires: Sequence[str] = (),
+    ) -> None:
+        """Write the metadata of a distribution: its entry points by name, and what it requires."""
         metadata = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-        )
+        fields = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}"]
+        fields += [f"Requires-Dist: {requirement}" for requirement in requires]
+        (metadata / "METADATA").write_text("\n".join([*fields, ""]))
         lines = [f"{name} = {module}" for name, module in names.items()]
         (metadata / "entry_points.txt").write_text("\n".join(["[safetensors_core]", *lines, ""]))
 
@@ -109,14 +117,17 @@ class Site:
         """Write a module."""
         (self.folder / f"{module}.py").write_text(source.format(**values) if values else source)
 
-    def framework(self, name: str, *aliases: str, api_version: int = 1) -> None:
+    def framework(
+        self, name: str, *aliases: str, api_version: int = 1, requires: Sequence[str] = ()
+    ) -> None:
         """Install a plugin for a framework that is installed too: `NAME_native`."""
         package = f"{name}_native"
         values = {"name": name, "package": package, "api_version": api_version}
         self.module(f"{name}_plugin", HOOKS, **values)
         self.module(f"{package}_framework", FRAMEWORK, **values)
         self.module(package, NATIVE)
-        self.install(f"safetensors-{name}", dict.fromkeys((name, *aliases), f"{name}_plugin"))
+        names = dict.fromkeys((name, *aliases), f"{name}_plugin")
+        self.install(f"safetensors-{name}", names, requires=requires)
 
     def run(self, program: str, disabled: str = "") -> Any:
         """What a program prints as JSON; it sees these distributions and no others."""

@@ -34,6 +34,8 @@ def safetensors_framework({arguments}):
     return {result}
 """
 
+UNMARKED = "provides no framework: its function 'safetensors_framework' is not marked with hookimpl"
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
@@ -168,6 +170,7 @@ def test_a_plugin_whose_framework_fails_to_start_says_so(site: Site) -> None:
     ("source", "message"),
     [
         ("", "provides no framework"),
+        (HOOK.replace("@hookimpl", "").format(arguments="", result="None"), UNMARKED),
         (
             HOOK.format(arguments="", result="'acme'"),
             "returned str instead of a Framework",
@@ -225,6 +228,55 @@ def test_a_plugin_for_a_newer_contract_is_refused(site: Site) -> None:
     )
     assert status["acme"] in found
     assert (status["other"], other) == ("ok", "other")
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_plugin_for_a_contract_that_is_too_old_is_refused(site: Site, version: int) -> None:
+    site.framework("acme", api_version=version)
+    site.framework("other")
+    found, other = site.run("""
+        print(json.dumps([error(get_framework, "acme"), get_framework("other").name]))
+    """)
+    assert found == (
+        f"PluginError: plugin 'acme' of safetensors-acme 1.0 was written for version {version} of "
+        "the plugin contract, this safetensors-core needs 1 or newer. "
+        "Try: pip install --upgrade safetensors-acme"
+    )
+    assert other == "other"
+
+
+@pytest.mark.parametrize("version", [True, "1", 1.0, None])
+def test_a_version_of_the_contract_is_an_integer(site: Site, version: object) -> None:
+    site.framework("acme")
+    site.module("acme_plugin", f"api_version = {version!r}")
+    assert site.run('print(json.dumps(error(get_framework, "acme")))') == (
+        f"PluginError: plugin 'acme' of safetensors-acme 1.0 states {version!r} as the version of "
+        "the plugin contract: it must be an integer"
+    )
+
+
+def test_a_plugin_that_is_installed_while_a_process_runs_is_found(site: Site) -> None:
+    site.framework("acme")
+    source = HOOK.format(arguments="", result="None")
+    late = site.folder / "late_plugin.py"
+    names = site.run(f"""
+        import os, pathlib
+        times = os.stat(sys.argv[1])
+        names = [[info.name for info in list_plugins()], error(get_framework, "late")]
+        pathlib.Path({str(late)!r}).write_text({source!r})
+        metadata = pathlib.Path({str(site.folder)!r}) / "late-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\\nName: late\\nVersion: 1.0\\n")
+        (metadata / "entry_points.txt").write_text("[safetensors_core]\\nlate = late_plugin\\n")
+        # As if all of that had happened within the resolution of the folder's time stamp.
+        os.utime(sys.argv[1], ns=(times.st_atime_ns, times.st_mtime_ns))
+        names += [error(get_framework, "late"), [info.name for info in list_plugins()]]
+        print(json.dumps(names))
+    """)
+    assert names[0] == ["acme"]
+    assert names[1].startswith("FrameworkNotFoundError: framework 'late' is not installed")
+    assert names[2] == "PluginError: plugin 'late' of late 1.0 provides no framework"
+    assert names[3] == ["acme", "late"]
 
 
 def test_a_plugin_opens_locations_of_its_own_storage(site: Site) -> None:
@@ -300,6 +352,15 @@ def test_a_framework_is_taken_as_it_is() -> None:
 def test_only_an_instance_can_be_registered(wrong: Any) -> None:
     with pytest.raises(InvalidInputError, match="expected an instance of Framework"):
         register_framework(wrong)
+
+
+@pytest.mark.parametrize("nameless", ["", None, 5])
+def test_a_framework_without_a_name_cannot_be_registered(nameless: Any) -> None:
+    class Nameless(RawFramework):
+        name = nameless
+
+    with pytest.raises(InvalidInputError, match=f"Nameless has no name: .*, not {nameless!r}$"):
+        register_framework(Nameless())
 
 
 def test_a_framework_for_a_newer_contract_cannot_be_registered() -> None:

@@ -205,6 +205,14 @@ class PluginInfo:
                     f"called {hook!r}. {_meant(hook)} Correct the name"
                 )
 
+    def _unmarked(self) -> str:
+        """The end of an error, where the module has the function that was asked for unmarked."""
+        hook = "safetensors_framework"
+        unmarked = manager.parse_hookimpl_opts(self._module, hook) is None
+        if not (unmarked and hasattr(self._module, hook)):
+            return ""
+        return f": its function {hook!r} is not marked with hookimpl"
+
     def check_rivals(self, name: str) -> None:
         """Refuse a name that another plugin claims too.
 
@@ -277,10 +285,9 @@ class PluginInfo:
         except BaseException as error:
             raise self._raised(error) from error
         if not results:
-            hint = ""
-            if hasattr(self._module, "safetensors_framework"):
-                hint = ": its function 'safetensors_framework' is not marked with hookimpl"
-            raise PluginError(f"plugin {self.name!r} of {self.origin} provides no framework{hint}")
+            raise PluginError(
+                f"plugin {self.name!r} of {self.origin} provides no framework{self._unmarked()}"
+            )
         framework = results[0]
         if not isinstance(framework, Framework):
             raise PluginError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterable
@@ -71,6 +72,9 @@ def _entry_points() -> Iterable[EntryPoint]:
 
     # What was installed within the resolution of a folder's time stamp would not be seen.
     importlib.invalidate_caches()
+    if sys.version_info < (3, 13):
+        # These Pythons leave this cache out, and its method is no class method there.
+        metadata.MetadataPathFinder().invalidate_caches()
     try:
         return metadata.entry_points(group=hookspecs.GROUP)
     except Exception:  # noqa: BLE001  # any distribution's file may be damaged in any way
