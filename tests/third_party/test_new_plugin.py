@@ -121,7 +121,7 @@ def listed(layer: Environment) -> dict[str, str]:
 def causes(card: str) -> set[str]:
     """The first lines of what went wrong, from a report card."""
     failed = card.partition("\nFailed:\n")[2].partition("\nAbout ")[0]
-    return set(re.findall(r"^    (\S.*)", failed, re.MULTILINE))
+    return set(re.findall(r"^    (?:Failed: )?(\S.*)", failed, re.MULTILINE))
 
 
 def test_a_new_plugin_goes_from_the_command_to_a_clean_report_card(
