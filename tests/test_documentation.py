@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 CORE = ROOT / "core" / "src" / "safetensors_core"
 THIRD_PARTY = {"msgspec", "packaging", "pluggy"}
-THIRD_PARTY_OF_THE_COMMAND_LINE = {"click", "rich", "tqdm"}
+THIRD_PARTY_OF_THE_COMMAND_LINE = {"click", "jinja2", "rich", "tqdm"}
 # Packages that may import every room, and that no room imports.
 EDGES = {"cli", "compat"}
 # The one folder of core whose modules are about a framework each.
