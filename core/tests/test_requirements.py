@@ -153,6 +153,7 @@ versions = st.tuples(numbers, st.sampled_from(["", "+cpu", "+1.x", "rc1", ".dev0
 @example(">=1.0", "1")
 @example("<1.0", "1.0+cpu")
 @example("<1.0", "1.0rc1")
+@example(">=1,<0", "0")
 def test_plain_bounds_mean_what_packaging_says(bounds: str, version: str) -> None:
     text = f"base{bounds}"
     with pytest.MonkeyPatch.context() as patch:

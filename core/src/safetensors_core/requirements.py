@@ -86,11 +86,14 @@ def _check(text: str) -> Unmet | None:
 
 
 def _compare(suspect: Unmet, release: tuple[int, ...], bounds: str) -> Unmet | None:
-    for bound in bounds.replace(" ", "").split(","):
-        reached = release >= _release(bound.lstrip("<>="))
-        if reached != bound.startswith(">="):
-            return suspect._replace(too_new=reached)
-    return None
+    failing = [
+        bound
+        for bound in bounds.replace(" ", "").split(",")
+        if (release >= _release(bound.lstrip("<>="))) != bound.startswith(">=")
+    ]
+    if not failing:
+        return None
+    return suspect._replace(too_new=any(bound.startswith("<") for bound in failing))
 
 
 def _release(numbers: str) -> tuple[int, ...]:
