@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["Borrowed", "address", "seen"]
 
 
-def seen(tensor: Any) -> list[Any] | None:
+def seen(tensor: Any) -> Iterator[list[Any]]:
     """The numbers of a tensor, by what it offers itself: not by its plugin.
+
+    Some frameworks show the bits of a type for which Python has no number. Then they may show its
+    numbers where they convert it.
 
     Args:
         tensor: A tensor of any framework.
 
-    Returns:
-        Its elements in one flat list; None if it has neither `tolist` nor `numpy`.
+    Yields:
+        Its elements in one flat list, once for each way to see them that works.
 
     Example:
-        >>> seen(memoryview(b"ab")), seen(object())
-        ([97, 98], None)
+        >>> list(seen(memoryview(b"ab"))), list(seen(object()))
+        ([[97, 98]], [])
     """
-    give = getattr(tensor, "tolist", None)
-    if give is None:
-        as_array = getattr(tensor, "numpy", None)
-        give = getattr(as_array(), "tolist", None) if callable(as_array) else None
-    if not callable(give):
-        return None
-    return _flat(give())
+    for look in _WAYS:
+        # What a framework raises where it has no such method is its own.
+        with contextlib.suppress(Exception):
+            yield _flat(look(tensor))
+
+
+_WAYS: tuple[Callable[[Any], Any], ...] = (
+    lambda tensor: tensor.tolist(),
+    lambda tensor: tensor.numpy().tolist(),
+    lambda tensor: tensor.astype("float32").tolist(),
+)
 
 
 def _flat(values: Any) -> list[Any]:
-    if not isinstance(values, list):
-        return [values]
-    while values and isinstance(values[0], list):
-        values = [leaf for value in values for leaf in value]
-    return values
+    flat: list[Any] = values if isinstance(values, list) else [values]
+    while flat and isinstance(flat[0], list):
+        flat = [leaf for value in flat for leaf in value]
+    return flat
 
 
 class _Buffer(ctypes.Structure):

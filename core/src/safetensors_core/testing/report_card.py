@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ PAGES = {
     "check_threads": ("threads", "Framework"),
     "check_values": ("values", "Byte order"),
 }
+_SHOWN = 6
 _CONTRACT = "docs/plugin-authors/contract.md"
 
 
@@ -53,7 +55,7 @@ class ReportCard:
         self._info = info
         self._counts: dict[str, dict[str, int]] = {}
         self._reasons: dict[str, int] = {}
-        self._failures: list[tuple[str, str, str]] = []
+        self._failures: dict[tuple[str, str], list[str]] = {}
 
     def title(self) -> str:
         """Who the card is about.
@@ -81,7 +83,8 @@ class ReportCard:
             reason = _reason(report)
             self._reasons[reason] = self._reasons.get(reason, 0) + 1
         elif outcome == "failed":
-            self._failures.append((module, report.nodeid.rpartition("/")[2], _cause(report)))
+            check, _, case = report.nodeid.rpartition("/")[2].partition("[")
+            self._failures.setdefault((check, _cause(report)), []).append(case.rstrip("]"))
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print the card."""
@@ -102,15 +105,21 @@ class ReportCard:
                 yield f"  {reason}{f' ({count} checks)' if count > 1 else ''}"
         if self._failures:
             yield "Failed:"
-        for _, identity, cause in self._failures:
-            yield f"  {identity}"
+        for (check, cause), cases in self._failures.items():
+            yield f"  {check}{_listed(cases)}"
             yield f"    {cause}"
-        for subject, section in sorted(
-            {PAGES[module] for module, *_ in self._failures if module in PAGES}
-        ):
+        modules = {check.partition(".")[0] for check, _ in self._failures}
+        for subject, section in sorted(PAGES[module] for module in modules & PAGES.keys()):
             yield f"About {subject}, read: The plugin contract, {section} ({_CONTRACT})"
         if not self._failures:
             yield "No check failed."
+
+
+def _listed(cases: list[str]) -> str:
+    """The first few cases of a check."""
+    shown = [case for case in cases if case][:_SHOWN]
+    more = f", and {len(cases) - len(shown)} more" if len(cases) > len(shown) > 0 else ""
+    return f"  [{', '.join(shown)}{more}]" if shown else ""
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -124,4 +133,6 @@ def _cause(report: pytest.TestReport) -> str:
     """The first line of what went wrong."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else str(report.longrepr or "failed")
-    return text.strip().partition("\n")[0].removeprefix("AssertionError: ")
+    line = text.strip().partition("\n")[0].removeprefix("AssertionError: ")
+    # Each check has a folder of its own, which would keep like failures apart.
+    return re.sub(r"\S*/(?=\w+\.safetensors)", "", line)

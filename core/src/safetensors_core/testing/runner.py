@@ -62,15 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command += ["--confcutdir", str(_CHECKS), f"--framework={name}"]
     command += ["-p", "safetensors_core.testing.pytest_plugin"]
     command += rest if chosen else [*rest, str(_CHECKS)]
-    done = subprocess.run(command, check=False)  # noqa: S603  # the user's own arguments
-    if done.returncode < 0:
+    status = _run(command)
+    if status < 0:
+        # The report died with it. Up to the first failure it may come through.
+        sys.stderr.write("The interpreter died. Once more, up to the first failure:\n")
+        _run([*command, "--exitfirst"])
         sys.stderr.write(
-            f"The interpreter died of {signal.Signals(-done.returncode).name} in the check that "
-            "is named last: most likely a tensor lies in memory that nobody keeps.\n"
+            f"The interpreter died of {signal.Signals(-status).name} in a check: most likely a "
+            "tensor lies in memory that nobody keeps.\n"
             "Read: The plugin contract, Memory (docs/plugin-authors/contract.md).\n"
         )
         return 3
-    return done.returncode
+    return status
+
+
+def _run(command: list[str]) -> int:
+    sys.stderr.flush()
+    return subprocess.run(command, check=False).returncode  # noqa: S603  # the user's arguments
 
 
 def _refuse(found: str, remedy: str) -> int:

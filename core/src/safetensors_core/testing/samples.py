@@ -45,12 +45,13 @@ def shapes_of(dtype: Dtype) -> dict[str, tuple[int, ...]]:
     }
 
 
-def data_of(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
+def data_of(dtype: Dtype, shape: tuple[int, ...], skip: int = 0) -> bytes:
     """Bytes of a tensor with all kinds of elements.
 
     Args:
         dtype: The element type.
         shape: Shape of the tensor.
+        skip: How many elements to leave out in front, a multiple of 4: for tensors that differ.
 
     Returns:
         As many bytes as it has in a file.
@@ -60,7 +61,8 @@ def data_of(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
         30
     """
     elements = prod(shape)
-    return bit_patterns(dtype, -(-elements // 4) * 4)[: dtype.nbytes(elements)]
+    data = bit_patterns(dtype, -(-elements // 4) * 4 + skip)[dtype.nbytes(skip) :]
+    return data[: dtype.nbytes(elements)]
 
 
 def make(

@@ -133,14 +133,22 @@ def same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 
 
 def _same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, bool):  # also NumPy's, but not 0 and 1
+        return type(found).__name__.startswith("bool") and bool(found) == expected
     if isinstance(expected, complex):
         found = complex(found)
         return _same(found.real, expected.real) and _same(found.imag, expected.imag)
     if isinstance(expected, float):
-        return struct.pack("<d", float(found)) == struct.pack("<d", expected) or (
-            math.isnan(float(found)) and math.isnan(expected)
-        )
+        try:
+            found = float(found)
+        except TypeError:  # a complex number
+            return False
+        return _bits(found) == _bits(expected) or (math.isnan(found) and math.isnan(expected))
     return bool(found == expected)
+
+
+def _bits(number: float) -> bytes:
+    return struct.pack("<d", number)
 
 
 def bit_patterns(dtype: Dtype, count: int = 64) -> bytes:

@@ -60,6 +60,12 @@ class JaxFramework(HostFramework):
     native_package: ClassVar[str] = "jax"
     dtypes: Mapping[Dtype, np.dtype[Any]] = _DTYPES
     alignment: ClassVar[int] = ALIGNMENT
+    aliases_on_load: ClassVar[bool] = True
+    aliases_on_save: ClassVar[bool] = True
+
+    def devices(self) -> tuple[Any, ...]:
+        """The host, and the devices of this process."""
+        return ("cpu", *jax.local_devices())
 
     def is_tensor(self, obj: object) -> bool:
         """Whether an object is a JAX array, or one that is being traced."""

@@ -71,6 +71,11 @@ class MlxFramework(HostFramework):
     name: ClassVar[str] = "mlx"
     native_package: ClassVar[str] = "mlx"
     dtypes: Mapping[Dtype, mx.Dtype] = _DTYPES
+    aliases_on_save: ClassVar[bool] = True
+
+    def devices(self) -> tuple[str, ...]:
+        """The host, and the GPU where MLX has one."""
+        return ("cpu", "gpu") if mx.is_available(mx.Device(mx.gpu, 0)) else ("cpu",)
 
     def is_tensor(self, obj: object) -> bool:
         """Whether an object is an MLX array, evaluated or not."""

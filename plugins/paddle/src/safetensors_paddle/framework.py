@@ -51,6 +51,12 @@ class PaddleFramework(HostFramework):
     name: ClassVar[str] = "paddle"
     native_package: ClassVar[str] = "paddle"
     dtypes: Mapping[Dtype, Any] = DTYPES
+    aliases_on_load: ClassVar[bool] = True
+    aliases_on_save: ClassVar[bool] = True
+
+    def devices(self) -> tuple[str, ...]:
+        """The host, and the devices that this build of Paddle finds."""
+        return ("cpu", *(name for name in paddle.device.get_available_device() if name != "cpu"))
 
     def is_tensor(self, obj: object) -> bool:
         """Whether an object is a tensor, a parameter, or a variable of a static graph."""

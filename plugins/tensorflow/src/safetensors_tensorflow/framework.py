@@ -105,6 +105,13 @@ class TensorflowFramework(HostFramework):
     native_package: ClassVar[str] = "tensorflow"
     dtypes: Mapping[Dtype, tf.DType] = _DTYPES
     alignment: ClassVar[int] = ALIGNMENT
+    aliases_on_load: ClassVar[bool] = True
+    aliases_on_save: ClassVar[bool] = True
+
+    def devices(self) -> tuple[str, ...]:
+        """The host, and the other devices that TensorFlow has."""
+        others = (device.name for device in tf.config.list_logical_devices())
+        return ("cpu", *(name for name in others if "CPU" not in name))
 
     def is_tensor(self, obj: object) -> bool:
         """Whether an object is a tensor or a variable, of Keras too; sparse and ragged ones too."""

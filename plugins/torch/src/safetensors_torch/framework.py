@@ -82,6 +82,16 @@ class TorchFramework(Framework):
     name: ClassVar[str] = "torch"
     native_package: ClassVar[str] = "torch"
     dtypes: Mapping[Dtype, torch.dtype] = _DTYPES
+    aliases_on_load: ClassVar[bool] = True
+    aliases_on_save: ClassVar[bool] = True
+
+    def devices(self) -> tuple[str, ...]:
+        """The host, and the accelerators that torch finds."""
+        if not torch.accelerator.is_available():
+            return ("cpu",)
+        kind = torch.accelerator.current_accelerator()
+        count = torch.accelerator.device_count()
+        return ("cpu", *(f"{kind}:{number}" for number in range(count)))
 
     def is_tensor(self, obj: object) -> bool:
         """Whether an object is a tensor, a parameter or a buffer."""

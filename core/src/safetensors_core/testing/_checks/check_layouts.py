@@ -51,7 +51,7 @@ def test_a_view_is_saved_as_what_it_shows(
         size = tuple(getattr(view, "shape", shape))
     # What a framework raises where it has no such view is its own.
     except Exception:  # noqa: BLE001
-        mine, size = False, ()
+        view, mine, size = None, False, ()
     if not mine or size != shape:
         pytest.skip(f"views, {name}: the framework does not make them")
     check(framework, view, data, shape)

@@ -26,6 +26,11 @@ from safetensors_core.testing.samples import bytes_of, data_of, make
 SHAPES = {"a": (4, 8), "b": (3, 2, 8), "empty": (0, 8), "large": (40, 1024)}
 
 
+def written(dtype: Dtype, name: str) -> bytes:
+    """The bytes of a tensor; those of no two are alike."""
+    return data_of(dtype, SHAPES[name], 4 * sorted(SHAPES).index(name))
+
+
 class Files(RuleBasedStateMachine):
     """Files of the same tensors. `framework`, `dtype` and `path` are set by a subclass."""
 
@@ -42,7 +47,7 @@ class Files(RuleBasedStateMachine):
         self.kept: list[tuple[Any, bytes]] = []
 
     def expected(self, name: str, rows: slice = slice(None)) -> bytes:
-        data = data_of(self.dtype, SHAPES[name])
+        data = written(self.dtype, name)
         count = SHAPES[name][0]
         row = len(data) // count if count else 0
         begin, end, _ = rows.indices(count)
@@ -107,7 +112,11 @@ def test_files_can_be_opened_read_and_closed_in_any_order(framework: Framework) 
     widest = max(framework.dtypes, key=lambda dtype: dtype.bits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_file({name: make(framework, widest, shape) for name, shape in SHAPES.items()}, path)
+        tensors = {
+            name: make(framework, widest, shape, bytearray(written(widest, name)))
+            for name, shape in SHAPES.items()
+        }
+        save_file(tensors, path)
         members = {"framework": framework, "dtype": widest, "path": path}
         run_state_machine_as_test(
             type("FilesOfOneFramework", (Files,), members),

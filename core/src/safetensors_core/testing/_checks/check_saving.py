@@ -43,8 +43,11 @@ def test_a_file_has_the_bytes_that_every_plugin_writes(framework: Framework, dty
     shapes = shapes_of(dtype)
     specs = {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
     beginning, infos = lay_out(specs, {"made by": "the kit"}, 8)
-    expected = beginning + b"".join(data_of(dtype, shapes[name]) for name in infos)
-    tensors = {name: make(framework, dtype, shape) for name, shape in shapes.items()}
+    data = {name: data_of(dtype, shapes[name], 4 * i) for i, name in enumerate(shapes)}
+    expected = beginning + b"".join(data[name] for name in infos)
+    tensors = {
+        name: make(framework, dtype, shape, bytearray(data[name])) for name, shape in shapes.items()
+    }
     assert save(tensors, {"made by": "the kit"}) == expected
 
 
@@ -52,10 +55,14 @@ def test_the_buffers_of_two_tensors_do_not_disturb_each_other(
     framework: Framework, dtype: Dtype
 ) -> None:
     shapes = [(8,), (16,), (5, 8)]
-    tensors = [make(framework, dtype, shape) for shape in shapes]
+    expected = [data_of(dtype, shape, 8 * i) for i, shape in enumerate(shapes)]
+    tensors = [
+        make(framework, dtype, shape, bytearray(data))
+        for shape, data in zip(shapes, expected, strict=True)
+    ]
     buffers = [framework.to_buffer(tensor) for tensor in tensors]
     found = [memoryview(buffer).tobytes() for buffer in buffers]
-    assert found == [data_of(dtype, shape) for shape in shapes], (
+    assert found == expected, (
         "a buffer changed when the next one was asked for: do not reuse one staging buffer"
     )
 
