@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ FRAMEWORKS = {
     "mx": ("mlx.core", "safetensors_mlx"),
 }
 
+# The example plugins of the documentation: its pages import them, and nobody installs them here.
+EXAMPLES = sorted(Path(__file__).parent.glob("docs/examples/*/src"))
+
 # TensorFlow loaded before Paddle ends the process; the other order works.
 if importlib.util.find_spec("paddle") and importlib.util.find_spec("tensorflow"):
     importlib.import_module("paddle")
@@ -36,6 +40,7 @@ def _example_environment(request: pytest.FixtureRequest) -> None:
     `tmp_path` is that folder; `np`, `torch`, `jax`, `jnp`, `tf`, `paddle` and `mx` are the
     frameworks as their users import them. `model_path` is a file of two
     tensors, `weight` with the numbers 0 to 5 and `bias` with zeros, as NumPy would save them.
+    Pages about the example plugins can import these.
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
@@ -46,6 +51,9 @@ def _example_environment(request: pytest.FixtureRequest) -> None:
     namespace["tmp_path"] = folder
 
     source = "".join(example.source for example in request.node.dtest.examples)
+    if re.search(r"^(?:import acme|from safetensors_zipstore)\b", source, re.MULTILINE):
+        for example in EXAMPLES:
+            request.getfixturevalue("monkeypatch").syspath_prepend(example)
     uses_file = "model_path" in source
     for name, (framework, plugin) in FRAMEWORKS.items():
         if re.search(rf"\b{name}\.", source) or (uses_file and name == "np"):

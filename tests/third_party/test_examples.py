@@ -13,6 +13,7 @@ from tests import wheels
 from tests.third_party.environment import COMMAND, Environment
 
 EXAMPLES = wheels.ROOT / "docs" / "examples"
+TUTORIAL = (wheels.ROOT / "docs" / "plugin-authors" / "first-plugin.md").read_text("utf-8")
 NAMES = ["safetensors-acme", "safetensors-zipstore"]
 # A run of pytest that takes no settings from around, and leaves nothing behind.
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-W", "error")
@@ -46,10 +47,41 @@ def test_the_examples_are_found_as_usable(examples: Environment) -> None:
     assert {plugin["status"] for plugin in found.values()} == {"ok"}
 
 
+def card(text: str) -> list[str]:
+    """The lines of a report card, without what changes from one release of the kit to the next."""
+    lines = text[text.index("= report card: ") :].splitlines()[1:]
+    beyond = [line for line in lines if not re.match(r"=*\d+ (?:passed|failed)", line)]
+    return [re.sub(r"\d+", "N", " ".join(line.split())) for line in beyond]
+
+
+def listing(words: str) -> str:
+    """The one block of the tutorial that holds some words."""
+    blocks = re.findall(r"^```\w+\n(.*?)^```$", TUTORIAL, re.DOTALL | re.MULTILINE)
+    [found] = [block for block in blocks if words in block]
+    return str(found)
+
+
 def test_the_example_of_a_framework_passes_the_conformance_kit(examples: Environment) -> None:
     printed = examples.run("-m", "safetensors_core.testing", "acme")
     assert "report card: acme, safetensors-acme 1.0.0, contract version 1" in printed
-    assert "No check failed." in printed
+    assert card(printed)[-1] == "No check failed."
+    assert card(printed) == card(listing("report card: acme")), "the tutorial shows another card"
+
+
+def test_a_mistake_shows_on_the_card_as_in_the_tutorial(layer: Environment, tmp_path: Path) -> None:
+    wrong = tmp_path / "safetensors-acme"
+    shutil.copytree(EXAMPLES / "safetensors-acme", wrong)
+    module = wrong / "src" / "safetensors_acme" / "framework.py"
+    right = module.read_text("utf-8")
+    assert right.count("return tensor.contiguous()") == 1
+    module.write_text(right.replace("tensor.contiguous()", "tensor.memory"), "utf-8")
+    layer.install(wrong)
+    [words] = re.findall(r'`-k "([^"]*)"`', TUTORIAL)
+    printed = layer.run("-m", "safetensors_core.testing", "acme", "-k", words, status=1)
+    assert listing("Failed:") in printed
+    [identity] = re.findall(r'testing acme "(.*)"', TUTORIAL)
+    printed = layer.run("-m", "safetensors_core.testing", "acme", identity, status=1)
+    assert re.search(r"^1 failed in", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
