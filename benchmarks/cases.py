@@ -109,6 +109,7 @@ EIGHTH_USED = Work(used_columns(OURS, 8), used_columns(PEER, 8), values.of_tenso
 IMPORT_CORE = Work(_CORE, _BARE, values.of_nothing)
 IMPORT_LOAD = Work(_LOAD_FILE, _BARE, values.of_nothing)
 IMPORT_PEER = Work(_LOAD_FILE, _PEER_OPEN, values.of_nothing)
+LIST_PLUGINS = Work(ours.list_plugins, _BARE, values.of_nothing)
 TOUCH_RSS = Work(ours.load, peer.load, values.of_tensors, touch=True, metric="rss")
 TOUCH_ANON = Work(ours.load, peer.load, values.of_tensors, touch=True, metric="anon")
 OWNED_RSS = Work(ours.load_owned, peer.load_pread, values.of_tensors, metric="rss")
@@ -116,6 +117,7 @@ SAVE_RSS = Work(ours.save_unsynced, peer.save_unsynced, values.of_saved_file, me
 BYTES_RSS = Work(ours.save_bytes, peer.save_bytes, values.of_bytes, metric="rss")
 
 IMPORT = Target("extra", 0.030)  # seconds
+LISTING = Target("ours", 0.3)  # seconds
 STAGING = Target("ours", 32 * 1024 * 1024)  # bytes
 
 
@@ -208,6 +210,7 @@ CASES = [
     Case("import-core", IMPORT_CORE, "none", None, "none", IMPORT),
     Case("import-load-file", IMPORT_LOAD, "none", None, "none"),
     Case("import-beside-peer", IMPORT_PEER, "none", None, "none"),
+    Case("list-plugins", LIST_PLUGINS, "none", None, "none", LISTING),
     # Peaks of extra memory.
     Case("memory-touch-numpy", TOUCH_RSS, "numpy", "large", "warm"),
     Case("memory-touch-numpy-anon", TOUCH_ANON, "numpy", "large", "warm"),

@@ -5,10 +5,14 @@ Every function imports and makes what the call needs; only the call that it retu
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from benchmarks.setting import Call, Setting, call
@@ -89,3 +93,24 @@ def program(code: str) -> Call:
         return lambda: subprocess.run(command, check=True)
 
     return run_program
+
+
+@call("safetensors-core plugins, with ten more installed")
+def list_plugins(_setting: Setting) -> Callable[[], Any]:
+    """List plugins on the command line, in a process of its own."""
+    site = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, site, ignore_errors=True)
+    for number in range(10):
+        module = f"plugin_{number}"
+        (site / f"{module}.py").write_text("from safetensors_core import hookimpl\n")
+        metadata = site / f"safetensors_{module}-1.0.dist-info"
+        metadata.mkdir()
+        fields = ["Metadata-Version: 2.1", f"Name: safetensors-plugin-{number}", "Version: 1.0"]
+        fields.append("Requires-Dist: safetensors-core>=0.1.0")
+        (metadata / "METADATA").write_text("\n".join([*fields, ""]))
+        entry = f"[safetensors_core]\nplugin-{number} = {module}\n"
+        (metadata / "entry_points.txt").write_text(entry)
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); "
+    code += "from safetensors_core.cli import main; sys.exit(main(['plugins']))"
+    command = [sys.executable, "-I", "-c", code]
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
