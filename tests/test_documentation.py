@@ -16,9 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 CORE = ROOT / "core" / "src" / "safetensors_core"
 THIRD_PARTY = {"msgspec", "packaging", "pluggy"}
-THIRD_PARTY_OF_THE_COMMAND_LINE = {"click", "jinja2", "rich", "tqdm"}
+THIRD_PARTY_OF = {
+    "cli": {"click", "jinja2", "rich", "tqdm"},
+    "testing": {"hypothesis", "pytest"},
+}
 # Packages that may import every room, and that no room imports.
-EDGES = {"cli", "compat"}
+EDGES = {"cli", "compat", "testing"}
 # The one folder of core whose modules are about a framework each.
 DROP_IN = CORE / "compat" / "drop_in"
 
@@ -137,9 +140,7 @@ def test_a_module_imports_what_architecture_allows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FRAMEWORK_FREE, ids=lambda path: path.relative_to(CORE).as_posix())
 def test_core_imports_few_packages_and_no_framework(path: Path) -> None:
-    allowed = THIRD_PARTY | {"safetensors_core"}
-    if room(path) == "cli":
-        allowed |= THIRD_PARTY_OF_THE_COMMAND_LINE
+    allowed = THIRD_PARTY | THIRD_PARTY_OF.get(room(path), set()) | {"safetensors_core"}
     packages = {name.split(".")[0] for name in runtime_imports(path)}
     assert packages - sys.stdlib_module_names <= allowed
 

@@ -110,6 +110,14 @@ def framework(pytestconfig: pytest.Config) -> Framework:
     return pytestconfig.stash[_FRAMEWORK]
 
 
+@pytest.fixture
+def some_dtype(framework: Framework) -> Dtype:
+    """A dtype of the framework, for what need not be checked with each of them."""
+    if not framework.dtypes:
+        pytest.fail("dtypes is empty: list what the framework represents exactly", pytrace=False)
+    return next(iter(framework.dtypes))
+
+
 @pytest.fixture(scope="session")
 def asked_for(pytestconfig: pytest.Config) -> str:
     """The name under which the plugin was asked for."""

@@ -50,9 +50,9 @@ def test_alignment_is_a_power_of_two_up_to_a_page(framework: Framework) -> None:
     assert framework.alignment in {1 << i for i in range(13)}
 
 
-def test_native_package_is_where_tensors_come_from(framework: Framework) -> None:
-    dtype = next(iter(framework.dtypes))
-    packages = {c.__module__.partition(".")[0] for c in type(make(framework, dtype, GRID)).__mro__}
+def test_native_package_is_where_tensors_come_from(framework: Framework, some_dtype: Dtype) -> None:
+    kind = type(make(framework, some_dtype, GRID))
+    packages = {base.__module__.partition(".")[0] for base in kind.__mro__}
     assert framework.native_package in packages, (
         f"native_package is {framework.native_package!r}, but tensors are of "
         f"{', '.join(sorted(packages - {'builtins', 'abc'}))}: core would not find the plugin"
@@ -76,8 +76,8 @@ def test_the_framework_takes_no_other_objects(framework: Framework, other: Any) 
     assert not framework.is_tensor(other), f"is_tensor takes {other!r}"
 
 
-def test_the_class_of_tensors_is_no_tensor(framework: Framework) -> None:
-    kind = type(make(framework, next(iter(framework.dtypes)), GRID))
+def test_the_class_of_tensors_is_no_tensor(framework: Framework, some_dtype: Dtype) -> None:
+    kind = type(make(framework, some_dtype, GRID))
     assert not framework.is_tensor(kind), "is_tensor takes a class for a tensor"
 
 

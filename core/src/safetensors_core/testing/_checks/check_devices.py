@@ -18,17 +18,16 @@ def test_a_tensor_comes_back_from_the_device(
     assert sha256(save(tensors, {"dtype": dtype.value})) == golden_hash(dtype)
 
 
-def test_the_host_is_a_device(framework: Framework) -> None:
-    dtype = next(iter(framework.dtypes))
-    tensors = load(golden_file(dtype), framework, "cpu")
-    assert sha256(save(tensors, {"dtype": dtype.value})) == golden_hash(dtype)
+def test_the_host_is_a_device(framework: Framework, some_dtype: Dtype) -> None:
+    tensors = load(golden_file(some_dtype), framework, "cpu")
+    assert sha256(save(tensors, {"dtype": some_dtype.value})) == golden_hash(some_dtype)
 
 
 @pytest.mark.parametrize("wrong", ["no such device", 3.5], ids=repr)
 def test_a_device_that_there_is_not_is_refused(
-    framework: Framework, wrong: Any, tmp_path: Any
+    framework: Framework, some_dtype: Dtype, wrong: Any, tmp_path: Any
 ) -> None:
     path = tmp_path / "golden.safetensors"
-    path.write_bytes(golden_file(next(iter(framework.dtypes))))
+    path.write_bytes(golden_file(some_dtype))
     with pytest.raises(InvalidInputError):
         load_file(path, framework, wrong)
