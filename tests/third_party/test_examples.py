@@ -76,6 +76,7 @@ def test_a_mistake_shows_on_the_card_as_in_the_tutorial(layer: Environment, tmp_
     assert right.count("return tensor.contiguous()") == 1
     module.write_text(right.replace("tensor.contiguous()", "tensor.memory"), "utf-8")
     layer.install(wrong)
+    assert layer.run(*COMMAND, "plugins") in listing("$ safetensors-core plugins")
     [words] = re.findall(r'`-k "([^"]*)"`', TUTORIAL)
     printed = layer.run("-m", "safetensors_core.testing", "acme", "-k", words, status=1)
     assert listing("Failed:") in printed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,16 +169,43 @@ def test_a_location_without_archive_or_member_is_refused(wrong: str) -> None:
 def test_a_file_that_is_no_archive_is_refused(archive: Path) -> None:
     whole = archive.read_bytes()
     archive.write_bytes(whole[:-10])
-    with pytest.raises(InvalidInputError, match="not a zip archive"):
+    with pytest.raises(InvalidInputError, match="no sound zip archive"):
         load_file(location(archive), RAW)
 
 
-def test_an_archive_with_another_member_in_place_is_refused(archive: Path) -> None:
+@pytest.mark.parametrize(("at", "wrong"), [(-30, b"XXXX"), (0, b"another")])
+def test_an_archive_with_something_else_in_the_place_is_refused(
+    archive: Path, at: int, wrong: bytes
+) -> None:
     whole = archive.read_bytes()
-    begin = whole.index(b"folder/model") - 30
-    archive.write_bytes(whole[:begin] + b"XXXX" + whole[begin + 4 :])
-    with pytest.raises(InvalidInputError, match="damaged"):
+    begin = whole.index(b"folder/model") + at
+    archive.write_bytes(whole[:begin] + wrong + whole[begin + len(wrong) :])
+    with pytest.raises(InvalidInputError, match="no sound zip archive"):
         load_file(location(archive), RAW)
+
+
+def test_a_member_that_claims_more_bytes_than_there_are_is_refused(archive: Path) -> None:
+    whole = bytearray(archive.read_bytes())
+    entry = whole.rindex(b"PK\1\2", 0, whole.rindex(b"folder/model"))
+    whole[entry + 20 : entry + 28] = (1 << 30).to_bytes(4, "little") * 2
+    archive.write_bytes(whole)
+    with pytest.raises(InvalidInputError, match=r"models\.zip!/folder.*archive"):
+        load_file(location(archive), RAW)
+
+
+def test_an_archive_that_was_written_to_a_pipe_is_read(archive: Path) -> None:
+    class Pipe(io.RawIOBase):
+        """Bytes that cannot be written again: sizes then stand behind the data."""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            return file.write(data)
+
+    with archive.open("wb") as file, zipfile.ZipFile(Pipe(), "w") as streamed:
+        streamed.writestr("m", save({"w": b"abc"}))
+    assert load_file(location(archive, "m"), RAW) == {"w": b"abc"}
 
 
 def test_an_archive_that_becomes_shorter_is_an_error_of_the_storage(archive: Path) -> None:

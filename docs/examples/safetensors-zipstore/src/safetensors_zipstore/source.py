@@ -46,23 +46,24 @@ class ZipSource(ByteSource):
         try:
             with zipfile.ZipFile(file) as archive:
                 info = archive.getinfo(member)
+                plain = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+                if plain:
+                    archive.open(info).close()  # is the header in front of the data the member's?
         except KeyError:
             text = "no such member in the archive"
             raise FileNotFoundError(errno.ENOENT, text, self.location) from None
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise InvalidInputError(f"{self.location}: not a zip archive: {error}") from error
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise InvalidInputError(f"{self.location}: no sound zip archive: {error}") from error
+        if not plain:
             raise InvalidInputError(
                 f"{self.location}: the member is compressed or encrypted, so no part of it can be "
                 "read alone. Store it as it is: zip -0"
             )
-        # In front of the data stand 30 bytes and two fields, whose lengths are the last of those.
-        file.seek(info.header_offset)
-        fixed = file.read(30)
-        names = sum(struct.unpack("<26x2H", fixed)) if len(fixed) == 30 else 0
-        begin = info.header_offset + 30 + names
-        if fixed[:4] != b"PK\3\4" or begin + info.file_size > file.seek(0, os.SEEK_END):
-            raise InvalidInputError(f"{self.location}: the archive is damaged at this member")
+        # That header has 30 bytes and two fields, whose lengths are the last of the 30.
+        file.seek(info.header_offset + 26)
+        begin = info.header_offset + 30 + sum(struct.unpack("<2H", file.read(4)))
+        if begin + info.file_size > file.seek(0, os.SEEK_END):
+            raise InvalidInputError(f"{self.location}: the archive ends inside the member")
         return begin, info.file_size
 
     def read_into(self, offset: int, view: memoryview) -> None:
