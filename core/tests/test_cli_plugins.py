@@ -150,6 +150,11 @@ def test_plugins_says_where_each_one_is_from_and_that_it_works(install: Install)
         ("import sys; sys.exit(3)", "SystemExit"),
         ("api_version = 99", "pip install --upgrade safetensors-core"),
         ("api_version = '1'", "must be an integer"),
+        ("api_version = 0", "pip install --upgrade st-broken"),
+        (
+            "from safetensors_core import hookimpl\n@hookimpl\ndef safetensors_open_sorce(): pass",
+            "Did you mean 'safetensors_open_source'?",
+        ),
     ],
 )
 def test_a_broken_plugin_says_why_and_hides_no_other(
@@ -169,6 +174,18 @@ def test_a_broken_plugin_says_why_and_hides_no_other(
 def test_a_plugin_whose_module_is_missing_is_listed(install: Install) -> None:
     install("lost", "", target="module_that_is_not_there")
     assert "module_that_is_not_there" in listed()["lost"]["status"]
+
+
+def test_a_plugin_that_lacks_what_it_requires_is_listed_with_the_remedy(
+    install: Install, tmp_path: Path
+) -> None:
+    install("lacking", "import st_nowhere")
+    with (tmp_path / "site" / "st_lacking-1.5.dist-info" / "METADATA").open("a") as metadata:
+        metadata.write("Requires-Dist: st-nowhere>=2\n")
+    assert listed()["lacking"]["status"] == (
+        "plugin 'lacking' of st-lacking 1.5 needs st-nowhere>=2 (not installed). "
+        'Try: pip install "st-nowhere>=2"'
+    )
 
 
 def test_a_disabled_plugin_is_listed_as_disabled(

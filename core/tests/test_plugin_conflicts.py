@@ -211,3 +211,26 @@ def test_a_native_package_that_is_no_name_keeps_nobody_from_another(site: Site) 
         print(json.dumps(get_framework(acme_native.Tensor()).name))
     """)
     assert name == "acme"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def __getattr__(name):\n    import st_no_such_framework",
+        "def __dir__():\n    raise RuntimeError('no driver')",
+    ],
+)
+def test_a_module_that_fails_to_give_its_attributes_keeps_nobody_from_another(
+    site: Site, source: str
+) -> None:
+    site.framework("acme")
+    site.module("lazy_plugin", source)
+    site.install("safetensors-lazy", {"lazy": "lazy_plugin"})
+    name, lazy, status = site.run("""
+        import acme_native
+        name = get_framework(acme_native.Tensor()).name
+        print(json.dumps([name, error(get_framework, "lazy"), status()]))
+    """)
+    assert name == "acme"
+    assert lazy.startswith("PluginError: plugin 'lazy' of safetensors-lazy 1.0 is broken: ")
+    assert status == {"acme": "ok", "lazy": lazy.removeprefix("PluginError: ")}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UnsupportedDtypeError,
     )
     from safetensors_core.exchange import exchange
-    from safetensors_core.framework import API_VERSION, Framework, TensorSpec
+    from safetensors_core.framework import API_VERSION, OLDEST_API_VERSION, Framework, TensorSpec
     from safetensors_core.header import MAX_HEADER, Header, TensorInfo, parse_header
     from safetensors_core.hookspecs import hookimpl
     from safetensors_core.plugins import (
@@ -57,7 +57,7 @@ _MODULES = {
         "UnsupportedDtypeError",
     ],
     "exchange": ["exchange"],
-    "framework": ["API_VERSION", "Framework", "TensorSpec"],
+    "framework": ["API_VERSION", "OLDEST_API_VERSION", "Framework", "TensorSpec"],
     "header": ["MAX_HEADER", "Header", "TensorInfo", "parse_header"],
     "hookspecs": ["hookimpl"],
     "plugins": ["PluginInfo", "get_framework", "list_plugins", "register_framework"],
@@ -71,6 +71,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "API_VERSION",
     "MAX_HEADER",
+    "OLDEST_API_VERSION",
     "ByteSource",
     "ClosedFileError",
     "Dtype",

@@ -6,6 +6,7 @@ import functools
 import os
 import threading
 from types import ModuleType
+from typing import Any
 
 import pluggy
 
@@ -100,9 +101,10 @@ class PluginInfo:
         if self.framework is not None:
             return self.framework.api_version
         try:
-            return getattr(self._module, "api_version", API_VERSION)
+            stated: int | None = self._stated("api_version", API_VERSION)
         except PluginError:
             return None
+        return stated
 
     @functools.cached_property
     def native_package(self) -> str:
@@ -113,7 +115,7 @@ class PluginInfo:
         if self.framework is not None:
             return self.framework.native_package
         try:
-            stated = getattr(self._module, "native_package", "")
+            stated = self._stated("native_package", "")
         except PluginError:
             return ""
         return stated if isinstance(stated, str) else ""
@@ -166,11 +168,22 @@ class PluginInfo:
 
     def _activate(self) -> None:
         """Import the plugin's module, check it, and let its hooks be called."""
-        self.check_version(getattr(self._module, "api_version", API_VERSION))
-        self._check_hooks()
+        self.check_version(self._stated("api_version", API_VERSION))
         try:
+            self._check_hooks()
             _register(self._module)
-        except pluggy.PluginValidationError as error:
+        except PluginError:
+            raise
+        except Exception as error:
+            raise self._raised(error) from error
+
+    def _stated(self, attribute: str, default: Any) -> Any:
+        """What the plugin's module states; its own `__getattr__` may fail in any way."""
+        try:
+            return getattr(self._module, attribute, default)
+        except PluginError:
+            raise
+        except Exception as error:
             raise self._raised(error) from error
 
     def _check_requirements(self) -> None:
