@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import index
 from typing import Any, NoReturn
 
@@ -195,6 +195,7 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:  # noqa: A002
     with reading("deserializing"):
         header = parse_header(bytes)
     view = memoryview(bytes)[header.data_start :]
+    _keep_freed_memory()
     return [
         (
             name,
@@ -206,6 +207,16 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:  # noqa: A002
         )
         for name, info in header.tensors.items()
     ]
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library use blocks below 32 MiB again, instead of taking new pages for each.
+
+    glibc does so once it has seen one of that size be freed: its threshold is dynamic (mallopt(3),
+    M_MMAP_THRESHOLD). A bytearray cannot lie in memory of ours.
+    """
+    _ = bytes(31 * 1024 * 1024)  # zeros that nobody touches cost microseconds
 
 
 _Entry = tuple[str, Spec, Callable[[], Iterable[memoryview]]]
