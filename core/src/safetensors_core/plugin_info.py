@@ -13,7 +13,6 @@ import pluggy
 from safetensors_core import hookspecs
 from safetensors_core.errors import PluginError
 from safetensors_core.framework import API_VERSION, OLDEST_API_VERSION, Framework
-from safetensors_core.requirements import unmet
 
 __all__ = ["DISABLED", "EXTRAS", "PluginInfo", "manager", "remedy"]
 
@@ -188,6 +187,8 @@ class PluginInfo:
 
     def _check_requirements(self) -> None:
         """Refuse a plugin whose distribution requires what is not installed."""
+        from safetensors_core.requirements import unmet  # not needed to import this package
+
         wrong = unmet(self.distribution) if self.distribution else []
         if not wrong:
             return
