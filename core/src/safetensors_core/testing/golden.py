@@ -18,7 +18,7 @@ from safetensors_core.dtypes import Dtype
 from safetensors_core.framework import TensorSpec
 from safetensors_core.layout import lay_out
 
-__all__ = ["HASHES", "golden_file", "golden_hash", "main", "sha256"]
+__all__ = ["HASHES", "golden_file", "golden_hash", "sha256"]
 
 #: SHA-256 of each dtype's golden file.
 HASHES = Path(__file__).with_name("golden.json")
@@ -119,15 +119,10 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def main() -> None:
-    """Write the hashes of all golden files.
-
-    Example:
-        >>> main()  # doctest: +SKIP
-    """
+def _write_hashes() -> None:
     hashes = {dtype.value: sha256(golden_file(dtype)) for dtype in Dtype}
     HASHES.write_text(json.dumps(hashes, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    _write_hashes()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NoReturn
-
-import pytest
+from typing import Any
 
 from safetensors_core.dtypes import Dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import TensorInfo
 from safetensors_core.testing.values import bit_patterns
 
-__all__ = ["GRID", "bytes_of", "data_of", "make", "not_claimed", "shapes_of"]
+__all__ = ["GRID", "bytes_of", "data_of", "make", "shapes_of"]
 
 #: A shape for checks that need one tensor of several rows and columns, for every dtype.
 GRID = (6, 16)
@@ -81,6 +79,7 @@ def make(
         What the framework makes of it, on its default device.
 
     Example:
+        >>> from safetensors_core import get_framework
         >>> make(get_framework("numpy"), Dtype.U8, (2, 2), b"abcd").tolist()  # np.ndarray
         [[97, 98], [99, 100]]
     """
@@ -100,23 +99,10 @@ def bytes_of(framework: Framework, tensor: Any) -> bytes:
         A copy of what `to_buffer` gives; like core, it does not ask for that of an empty tensor.
 
     Example:
+        >>> from safetensors_core import get_framework
         >>> bytes_of(get_framework("numpy"), np.array([1, 2], np.uint8))
         b'\x01\x02'
     """
     if framework.describe(tensor).nbytes == 0:
         return b""
     return memoryview(framework.to_buffer(tensor)).tobytes()
-
-
-def not_claimed(reason: str) -> NoReturn:
-    """End a check that does not apply, because the plugin does not claim what it is about.
-
-    Args:
-        reason: What it does not claim; the report card shows it.
-
-    Example:
-        >>> not_claimed("views")
-        Traceback (most recent call last):
-        _pytest.outcomes.Skipped: views
-    """
-    pytest.skip(reason)

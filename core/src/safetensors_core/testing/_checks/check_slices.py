@@ -18,13 +18,17 @@ SHAPE = (5, 4, 8)
 
 INDICES: dict[str, Any] = {
     "everything": ...,
+    "no index": (),
     "a row": 2,
     "a row from the end": -1,
     "rows": slice(1, 3),
     "rows past the end": slice(3, 100),
+    "rows from before the beginning": slice(-100, 2),
     "no rows": slice(3, 1),
     "every second row": slice(None, None, 2),
     "rows backwards": slice(None, None, -1),
+    "rows backwards behind a new axis": (None, slice(None, None, -1)),
+    "rows backwards within rows": (slice(1, 3), slice(None, None, -1)),
     "a matrix of one column": (slice(None), slice(1, 2)),
     "rows of a row": (1, slice(1, 3)),
     "columns behind an ellipsis": (..., slice(0, 8, 1)),
@@ -33,7 +37,12 @@ INDICES: dict[str, Any] = {
     "rows by a list, from the end": [-1, 0],
     "no rows by a list": [],
     "rows by a mask": [True, False, False, True, False],
+    "rows by nested lists": [[0, 1], [2, 3]],
+    "rows by a mask of two axes": [
+        [row == 3 or column == 1 for column in range(4)] for row in range(5)
+    ],
     "lists on two axes": ([0, 1], [2, 0]),
+    "a list and an axis backwards": ([0, 1], slice(None, None, -1)),
 }
 ELEMENTS: dict[str, Any] = {
     "an element": (1, -1, 7),
@@ -41,12 +50,19 @@ ELEMENTS: dict[str, Any] = {
     "a column": (slice(None), slice(None), 5),
     "every second column": (..., slice(None, None, 2)),
     "columns backwards": (..., slice(None, None, -1)),
+    "columns backwards by two": (0, 0, slice(None, None, -2)),
+    "columns backwards, from and to": (0, 0, slice(4, 1, -2)),
+    "columns backwards to nothing": (0, 0, slice(1, 4, -1)),
     "backwards everywhere": (slice(None, None, -1),) * 3,
     "columns by a list": (slice(None), [-1, 0], slice(2, 5)),
     "lists with an axis between": ([0, 1], slice(None), [7, 0]),
     "a list and an integer": ([0, 4, 1], slice(1, 3), 6),
     "nested lists": ([[0, 1], [2, 3]], [[1], [0]]),
     "a mask of the middle": (slice(None), [False, True, True, False], 0),
+    "a mask of all elements": [
+        [[(row + column + item) % 3 == 0 for item in range(8)] for column in range(4)]
+        for row in range(5)
+    ],
 }
 
 
