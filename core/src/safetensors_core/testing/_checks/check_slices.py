@@ -57,6 +57,7 @@ ELEMENTS: dict[str, Any] = {
     "columns by a list": (slice(None), [-1, 0], slice(2, 5)),
     "lists with an axis between": ([0, 1], slice(None), [7, 0]),
     "a list and an integer": ([0, 4, 1], slice(1, 3), 6),
+    "an integer and a list with an axis between": (1, slice(None), [7, 0]),
     "nested lists": ([[0, 1], [2, 3]], [[1], [0]]),
     "a mask of the middle": (slice(None), [False, True, True, False], 0),
     "a mask of all elements": [
