@@ -60,6 +60,10 @@ ELEMENTS: dict[str, Any] = {
     "an integer and a list with an axis between": (1, slice(None), [7, 0]),
     "nested lists": ([[0, 1], [2, 3]], [[1], [0]]),
     "a mask of the middle": (slice(None), [False, True, True, False], 0),
+    "a mask of two axes and columns backwards": (
+        [[row == 3 or column == 1 for column in range(4)] for row in range(5)],
+        slice(None, None, -1),
+    ),
     "a mask of all elements": [
         [[(row + column + item) % 3 == 0 for item in range(8)] for column in range(4)]
         for row in range(5)
