@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import threading
 from collections.abc import Iterator
@@ -49,9 +50,30 @@ def test_memory_comes_back_only_after_its_last_user() -> None:
     assert address(allocate(MIB)) == place
 
 
+def test_memory_of_garbage_is_not_given_out_while_its_methods_run() -> None:
+    found: list[memoryview] = []
+
+    class Model:
+        def __init__(self) -> None:
+            self.weight, self.itself = allocate(MIB), self
+            self.weight[:4] = b"mine"
+
+        def __del__(self) -> None:
+            other = allocate(MIB)
+            other[:4] = b"else"
+            assert bytes(self.weight[:4]) == b"mine"
+            found.append(self.weight)
+
+    Model()
+    gc.collect()
+    [weight] = found
+    allocate(MIB)[:4] = b"more"
+    assert bytes(weight[:4]) == b"mine"
+
+
 def test_memory_is_used_again_for_its_own_size_alone() -> None:
     allocate(MIB)
-    assert [len(block) for block in allocation._released] == [MIB]
+    assert [len(block) for [block] in allocation._released] == [MIB]
     other = allocate(2 * MIB)
     assert len(allocation._released) == 1
     again = allocate(MIB)
@@ -65,9 +87,9 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
     buffers.reverse()
     while buffers:
         buffers.pop()
-    assert [len(block) for block in allocation._released] == sizes[-3:]
+    assert [len(block) for [block] in allocation._released] == sizes[-3:]
     allocate(65 * MIB)
-    assert [len(block) for block in allocation._released] == sizes[-3:]
+    assert [len(block) for [block] in allocation._released] == sizes[-3:]
 
 
 def test_threads_never_share_memory() -> None:

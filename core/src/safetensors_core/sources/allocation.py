@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import sys
 import weakref
 
 __all__ = ["allocate"]
@@ -14,9 +15,10 @@ _BLOCK = 128 * 1024  # from here on, page faults cost more than a mapping of its
 _MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
 _KEPT = 64 * 1024 * 1024  # bytes of released blocks that stay with the process
 
-# Released blocks, the oldest first. A block comes back whenever its last user dies, so also in the
-# middle of what is done here: a lock could wait for its own thread. Each step is one call instead.
-_released: list[mmap.mmap] = []
+# Released blocks, the oldest first, each in a list of its own. A block comes back whenever its last
+# user dies, so also in the middle of what is done here: a lock could wait for its own thread. Each
+# step is one call instead.
+_released: list[list[mmap.mmap]] = []
 
 
 def allocate(nbytes: int, alignment: int = 1) -> memoryview:
@@ -42,7 +44,7 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
     block = _taken(size) or _new(size)
     # The buffer itself, and whatever a framework makes of it, keeps this object alive.
     owner = (ctypes.c_char * size).from_buffer(block)
-    weakref.finalize(owner, _release, block).atexit = False
+    weakref.finalize(owner, _release, [block]).atexit = False
     return memoryview(owner).cast("B")[:nbytes]
 
 
@@ -65,18 +67,29 @@ def _new(size: int) -> mmap.mmap:
 
 
 def _taken(size: int) -> mmap.mmap | None:
-    for block in reversed(tuple(_released)):
-        if len(block) == size:
+    for found in reversed(tuple(_released)):
+        if len(found[0]) == size:
             with contextlib.suppress(ValueError):  # another thread took it
-                _released.remove(block)
-                return block
+                _released.remove(found)
+                if _is_unused(found):
+                    return found[0]
     return None
 
 
-def _release(block: mmap.mmap) -> None:
-    if len(block) > _KEPT:
+def _is_unused(found: list[mmap.mmap]) -> bool:
+    """Whether nothing but this list refers to the block in it.
+
+    The collector announces the end of what hangs in a cycle before it runs the `__del__` methods
+    of that cycle. They may still use the memory, and even keep it.
+    """
+    [references] = map(sys.getrefcount, found)
+    return references == 2  # the list, and the call
+
+
+def _release(found: list[mmap.mmap]) -> None:
+    if len(found[0]) > _KEPT:
         return
-    _released.append(block)
-    while sum(map(len, tuple(_released))) > _KEPT:
+    _released.append(found)
+    while sum(len(block) for [block] in tuple(_released)) > _KEPT:
         with contextlib.suppress(IndexError):  # another thread has made room
             del _released[0]
