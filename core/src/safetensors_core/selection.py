@@ -39,8 +39,7 @@ def select(buffer: memoryview, info: TensorInfo, index: Any) -> tuple[memoryview
     axes = _axes(expand_index(index if isinstance(index, tuple) else (index,), info.shape), info)
     shape = tuple(size for axis in axes for size in axis.sizes)
     bits = info.dtype.bits
-    nbits = prod(shape) * bits
-    if nbits % 8:
+    if prod(shape) * bits % 8:
         raise SliceError(f"elements of {bits} bits that do not fill whole bytes are selected")
     tensor = buffer[slice(*info.data_offsets)]
     begins, run = _runs(axes)
@@ -48,7 +47,7 @@ def select(buffer: memoryview, info: TensorInfo, index: Any) -> tuple[memoryview
         item = bits // 8
         data = bytearray().join(tensor[at * item : (at + run) * item] for at in begins)
     else:
-        data = _packed(tensor, (at + i for at in begins for i in range(run)), bits, nbits // 8)
+        data = _packed(tensor, begins, run, bits)
     return memoryview(data), TensorInfo(info.dtype, shape, (0, len(data)))
 
 
@@ -122,8 +121,8 @@ def _arrays(item: Any, shape: tuple[int, ...], axis: int) -> list[_Array]:
     if isinstance(item, bool):  # a mask without dimensions, which keeps everything or nothing
         return [_Array([0] * item, (int(item),))]
     values, sizes = _flat(item if isinstance(item, list) else values_of(item))
+    sizes = tuple(getattr(item, "shape", sizes))  # a list of none does not show what follows
     if is_boolean(item):
-        sizes = tuple(getattr(item, "shape", sizes))
         if sizes != shape[axis : axis + len(sizes)]:
             raise SliceError(f"a mask of shape {list(sizes)} for a tensor of shape {list(shape)}")
         chosen = [at for at, keep in enumerate(values) if keep]
@@ -185,11 +184,18 @@ def _runs(axes: list[_Axis]) -> tuple[Iterable[int], int]:
     return (first + sum(place) for place in product(*rest)), run
 
 
-def _packed(tensor: memoryview, positions: Iterable[int], bits: int, nbytes: int) -> bytearray:
-    """Elements of less than a byte, the first in the lowest bits."""
-    whole = 0
-    for count, position in enumerate(positions):
-        begin = position * bits
-        around = int.from_bytes(tensor[begin // 8 : (begin + bits + 7) // 8], "little")
-        whole |= (around >> begin % 8 & ((1 << bits) - 1)) << count * bits
-    return bytearray(whole.to_bytes(nbytes, "little"))
+def _packed(tensor: memoryview, begins: Iterable[int], run: int, bits: int) -> bytearray:
+    """Runs of elements of less than a byte, the first element in the lowest bits."""
+    data = bytearray()
+    pending = count = 0  # bits that do not fill a byte yet
+    for at in begins:
+        begin, end = at * bits, (at + run) * bits
+        if count or begin % 8 or end % 8:
+            around = int.from_bytes(tensor[begin // 8 : (end + 7) // 8], "little")
+            pending |= (around >> begin % 8 & ((1 << end - begin) - 1)) << count
+            count += end - begin
+            data += (pending & ((1 << count // 8 * 8) - 1)).to_bytes(count // 8, "little")
+            pending, count = pending >> count // 8 * 8, count % 8
+        else:
+            data += tensor[begin // 8 : end // 8]
+    return data

@@ -84,6 +84,14 @@ def test_mixed_items_select_what_they_select_of_an_array(data: st.DataObject) ->
         np.testing.assert_array_equal(selected(array, index), expected, strict=True)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (1, 0, 2)])
+def test_an_array_without_elements_keeps_its_shape(shape: tuple[int, ...]) -> None:
+    array, rows = numbers(2, 3), np.empty(shape, int)
+    np.testing.assert_array_equal(selected(array, rows), array[rows], strict=True)
+    index = (slice(None), rows)
+    np.testing.assert_array_equal(selected(array, index), array[index], strict=True)
+
+
 @pytest.mark.parametrize("mask", [True, False, np.True_])
 def test_a_mask_without_dimensions_keeps_all_or_nothing(mask: Any) -> None:
     array = numbers(2, 3)
