@@ -76,15 +76,19 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"{request.param}.safetensors"
 
 
+def opened(framework: Framework, path: Path) -> safe_open:
+    """A file, with the backend that its name says."""
+    backend: Any = path.stem
+    return safe_open(path, framework, framework.devices()[0], backend=backend)
+
+
 def check(framework: Framework, path: Path, dtype: Dtype, index: Any) -> None:
     """Read a slice of a file, and compare it with what an index selects of the bytes."""
     data = memoryview(data_of(dtype, SHAPE))
     expected, info = select(data, TensorInfo(dtype, SHAPE, (0, len(data))), index)
     if not path.exists():
         save_file({"w": make(framework, dtype, SHAPE)}, path)
-    device = framework.devices()[0]
-    backend: Any = path.stem
-    with safe_open(path, framework, device, backend=backend) as file:
+    with opened(framework, path) as file:
         part = file.get_slice("w")[index]
     assert framework.is_tensor(part), f"index gave {type(part).__name__} instead of a tensor"
     assert framework.describe(part).shape == info.shape, f"[{index!r}] has another shape"
@@ -146,19 +150,24 @@ def test_a_scalar_can_be_indexed_with_an_ellipsis(
     framework: Framework, path: Path, byte_dtype: Dtype
 ) -> None:
     save_file({"w": make(framework, byte_dtype, ())}, path)
-    with safe_open(path, framework, framework.devices()[0]) as file:
+    with opened(framework, path) as file:
         part = file.get_slice("w")[...]
     assert framework.describe(part).shape == ()
     assert bytes_of(framework, part) == data_of(byte_dtype, ())
 
 
-@pytest.mark.parametrize("index", [5, -6, (0, 4), (0, 0, 0, 0), [5], [True], "w", 1.5], ids=repr)
+@pytest.mark.parametrize(
+    "index",
+    [5, -6, (0, 4), (0, 0, 0, 0), [5], [True], (0, [4]), (0, [True] * 3), ([0, 1], [0, 1, 2])]
+    + ["w", 1.5],
+    ids=repr,
+)
 def test_an_index_that_does_not_fit_is_refused(
     framework: Framework, path: Path, some_dtype: Dtype, index: Any
 ) -> None:
     save_file({"w": make(framework, some_dtype, SHAPE)}, path)
     with (
-        safe_open(path, framework, framework.devices()[0]) as file,
+        opened(framework, path) as file,
         pytest.raises(SliceError, match=r"'w' of shape \[5, 4, 8\]"),
     ):
         file.get_slice("w")[index]
