@@ -145,7 +145,7 @@ def test_a_broken_plugin_is_named_and_harms_no_other(site: Site, source: str, ca
     assert found.endswith("Reinstall it or set SAFETENSORS_DISABLED_PLUGINS=broken")
     assert status == {"acme": "ok", "broken": found.removeprefix("PluginError: ")}
     assert other == "acme"
-    assert unknown.endswith("no installed plugin opens 'acme://x' (found: acme)")
+    assert unknown.endswith(f"opens 'acme://x' (found: acme). Not asked: {status['broken']}")
 
 
 def test_a_plugin_whose_framework_is_missing_says_so(site: Site) -> None:

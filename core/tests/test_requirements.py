@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from core.tests.plugin_site import Site
 from safetensors_core import requirements
@@ -46,6 +47,11 @@ def found(folder: Site, requirement: str, version: str | None = None) -> list[Un
         ("st-base>=1.0", "1.0+cpu"),
         ("st-base<=1.0", "1.0+cpu"),
         ("st-base>=1.0", "1.1.dev20260101"),
+        ("st-base>=2.13", "2.13.0a0+07cecf4168.nv26.5"),
+        ("st-base>=2.0,<3", "2.0rc1"),
+        ("st-base==2.0", "2.0rc1"),
+        ("st-base==2.0rc1", "2.0rc1"),
+        ("st-base!=2.0", "2.0rc1"),
         ("st-base==1.*", "1.5"),
         ("st-base~=1.4", "1.9"),
         ("st-base!=1.5", "1.6"),
@@ -73,7 +79,8 @@ def test_a_requirement_that_is_met_is_no_fault(
         ("st-base==1.*", "2.0", "st-base==1.*", True),
         ("st-base~=1.4", "2.0", "st-base~=1.4", True),
         ("st-base>1.0", "1.0+cpu", "st-base>1.0", False),
-        ("st-base>=2.0", "2.0rc1", "st-base>=2.0", False),
+        ("st-base>=2.1", "2.0rc1", "st-base>=2.1", False),
+        ("st-base<2", "2.0rc1", "st-base<2", True),
         ("st-base<2", "1!0.0", "st-base<2", True),
     ],
 )
@@ -151,6 +158,7 @@ versions = st.tuples(numbers, st.sampled_from(["", "+cpu", "+1.x", "rc1", ".dev0
 
 @given(st.lists(bounds, max_size=3).map(",".join), versions.map("".join))
 @example(">=1.0", "1")
+@example(">=1.0", "1.0.dev0")
 @example("<1.0", "1.0+cpu")
 @example("<1.0", "1.0rc1")
 @example(">=1,<0", "0")
@@ -160,7 +168,11 @@ def test_plain_bounds_mean_what_packaging_says(bounds: str, version: str) -> Non
         patch.setattr(metadata, "version", lambda name: {"base": version}[name])
         wrong = requirements._check(text)
         expected = requirements._check_any(text)
-    assert (wrong is None) == Requirement(text).specifier.contains(version, prereleases=True)
+    either = (version, Version(version).base_version if Version(version).is_prerelease else version)
+    assert (wrong is None) == all(
+        any(bound.contains(one, prereleases=True) for one in either)
+        for bound in Requirement(text).specifier
+    )
     assert (wrong is None) == (expected is None)
     assert wrong is None or expected is None or wrong.too_new == expected.too_new
 
@@ -195,13 +207,16 @@ def test_a_plugin_is_not_imported_before_its_requirements_are_met(site: Site) ->
     assert not imported
 
 
-@pytest.mark.parametrize("requirement", ["safetensors-core<0.1", "safetensors_core~=0.0.1"])
-def test_a_plugin_for_an_older_core_is_to_be_upgraded(site: Site, requirement: str) -> None:
-    site.framework("acme", requires=[requirement])
-    site.install("safetensors-core", {}, "0.1.0")
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [("safetensors-core", "<0.1"), ("safetensors_core", "~=0.0.1"), ("st-base", "<0.1,>=0.0.1")],
+)
+def test_a_plugin_for_older_packages_is_to_be_upgraded(site: Site, name: str, bounds: str) -> None:
+    site.framework("acme", requires=[f"{name}{bounds}"])
+    site.install(name, {}, "0.1.0")
     assert site.run('print(json.dumps(error(get_framework, "acme")))') == (
-        "PluginError: plugin 'acme' of safetensors-acme 1.0 was made for an older "
-        f"safetensors-core: it needs {requirement}, and 0.1.0 is installed. "
+        f"PluginError: plugin 'acme' of safetensors-acme 1.0 was made for an older {name}: "
+        f"it needs {name}{bounds}, and 0.1.0 is installed. "
         "Try: pip install --upgrade safetensors-acme"
     )
 
@@ -213,3 +228,21 @@ def test_a_plugin_for_a_newer_core_asks_for_it(site: Site) -> None:
         "PluginError: plugin 'acme' of safetensors-acme 1.0 needs safetensors-core>=0.2,<0.3 "
         '(0.1.0 is installed). Try: pip install "safetensors-core>=0.2,<0.3"'
     )
+
+
+def test_a_plugin_that_cannot_be_used_is_told_to_who_may_need_it(site: Site) -> None:
+    # The tensor's package is not the plugin's name, so only its module could say whose it is.
+    site.framework("acme", requires=["acme-native>=2"])
+    site.install("acme-native", {}, "1.0")
+    tensor, url, other = site.run("""
+        import acme_native
+        print(json.dumps([error(get_framework, acme_native.Tensor()),
+            error(open_source, "acme://x"), error(get_framework, [1])]))
+    """)
+    end = (
+        ". Not asked: plugin 'acme' of safetensors-acme 1.0 needs acme-native>=2 "
+        '(1.0 is installed). Try: pip install "acme-native>=2"'
+    )
+    assert tensor.endswith(f"Make it a tensor of a framework{end}")
+    assert url.endswith(f"no installed plugin opens 'acme://x' (found: none){end}")
+    assert other.endswith("Make it a tensor of a framework")

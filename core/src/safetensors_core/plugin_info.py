@@ -194,9 +194,9 @@ class PluginInfo:
             return
         origin = f"plugin {self.name!r} of {self.origin}"
         for name, requirement, found, too_new in wrong:
-            if too_new and name.lower().replace("_", "-") == "safetensors-core":
+            if too_new:
                 raise PluginError(
-                    f"{origin} was made for an older safetensors-core: it needs {requirement}, "
+                    f"{origin} was made for an older {name}: it needs {requirement}, "
                     f"and {found} is installed. Try: pip install --upgrade {self.distribution}"
                 )
         needed = ", ".join(

@@ -201,6 +201,7 @@ def open_source(location: str | os.PathLike[str], backend: str = "auto") -> Byte
         if source is None:
             raise InvalidInputError(
                 f"no installed plugin opens {os.fspath(location)!r} ({_found(usable)})"
+                f"{_unusable(list_plugins())}"
             )
     return source
 
@@ -280,6 +281,8 @@ def _by_tensor(tensor: object) -> Framework:
     raise FrameworkNotFoundError(
         f"no installed plugin takes objects of type {kind.__module__}.{kind.__qualname__} "
         f"({_found(plugins)}). {remedy(known) if known else 'Make it a tensor of a framework'}"
+        # What Python itself defines is nobody's tensor.
+        f"{_unusable(plugins) if packages.keys() > {'builtins'} else ''}"
     )
 
 
@@ -295,6 +298,12 @@ def _takes(framework: Framework, tensor: object) -> bool:
             stacklevel=5,
         )
         return False
+
+
+def _unusable(plugins: list[PluginInfo]) -> str:
+    """The end of an error that one of the plugins which cannot be used might have spared."""
+    faults = [info.status for info in plugins if not info.disabled]
+    return "".join(f". Not asked: {fault}" for fault in faults if fault != "ok")
 
 
 def _found(plugins: list[PluginInfo]) -> str:

@@ -2,7 +2,9 @@
 
 Only what a distribution requires itself is looked at, not what others require in turn. What cannot
 be known is no fault: a requirement or a version that breaks the rules, or a package that can be
-imported but has no metadata under the required name (a variant such as ``tensorflow-cpu``).
+imported but has no metadata under the required name (a variant such as ``tensorflow-cpu``). A
+pre-release counts as its release, too: builds from source and those of hardware vendors have such
+versions, as in ``torch 2.13.0a0+nv26.5``.
 """
 
 from __future__ import annotations
@@ -123,17 +125,17 @@ def _check_any(text: str) -> Unmet | None:
         version = Version(found)
     except InvalidVersion:
         return None
-    # A pre-release is installed because somebody wants it.
+    release = Version(version.base_version) if version.is_prerelease else version
     failing = [
         specifier
         for specifier in requirement.specifier
-        if not specifier.contains(version, prereleases=True)
+        if not specifier.contains(version, prereleases=True) and not specifier.contains(release)
     ]
     if not failing:
         return None
     too_new = any(
         specifier.operator in {"<", "<=", "==", "~="}
-        and version >= Version(specifier.version.removesuffix(".*"))
+        and release >= Version(specifier.version.removesuffix(".*"))
         for specifier in failing
     )
     return Unmet(requirement.name, str(requirement), found, too_new=too_new)
