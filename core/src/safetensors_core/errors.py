@@ -310,7 +310,10 @@ def _listed(parts: list[str]) -> str:
 
 
 class PluginError(SafetensorError):
-    """A plugin is installed but cannot be used: broken, duplicate, disabled or too new.
+    """A plugin is installed but cannot be used.
+
+    It is broken, duplicate or disabled, it was written for a version of the contract that is too
+    new or too old, or what its distribution requires is not installed.
 
     Example:
         >>> raise PluginError("plugin 'acme' of acme-st 1.0 is disabled")

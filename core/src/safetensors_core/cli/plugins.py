@@ -34,7 +34,8 @@ _COLUMNS = [
 def plugins(as_json: bool) -> None:
     """Show the installed plugins and whether they can be used.
 
-    No framework is imported: a plugin whose framework is missing shows as usable here.
+    No framework is imported. What a plugin requires is looked up, so a missing or old framework
+    shows here; one that fails to start does not.
     """
     # Asking for the status imports a plugin, and what that prints is no part of the answer.
     with contextlib.redirect_stdout(sys.stderr):
