@@ -150,6 +150,77 @@ class NamesSorted(NumpyFramework):
         return dict(sorted(arrays.items(), reverse=True))
 
 
+class NamesSortedUpwards(NumpyFramework):
+    def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
+        return dict(sorted(super().from_buffers(buffer, infos, device).items()))
+
+
+class OffsetsAddedUp(NumpyFramework):
+    """Right only for tensors that lie one behind the other."""
+
+    def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
+        at = min((info.data_offsets[0] for info in infos.values()), default=0)
+        moved = {}
+        for name, info in infos.items():
+            moved[name] = TensorInfo(info.dtype, info.shape, (at, at + info.nbytes))
+            at = (at + info.nbytes) % (len(buffer) - 1024)
+        return super().from_buffers(buffer, moved, device)
+
+
+class OneDtypeForAll(NumpyFramework):
+    def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
+        arrays = super().from_buffers(buffer, infos, device)
+        kind = next(iter(arrays.values())).dtype if arrays else None
+        return {n: a.view(kind) if a.itemsize == kind.itemsize else a for n, a in arrays.items()}
+
+
+class FailsWithoutTensors(NumpyFramework):
+    def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
+        max(info.nbytes for info in infos.values())
+        return super().from_buffers(buffer, infos, device)
+
+
+class EqualTensorsShared(NumpyFramework):
+    def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
+        found: dict[Any, Any] = {}
+        arrays = super().from_buffers(buffer, infos, device)
+        return {n: found.setdefault((a.dtype, a.tobytes()), a) for n, a in arrays.items()}
+
+
+class LargeTensorsCut(NumpyFramework):
+    def to_buffer(self, tensor: Any) -> memoryview:
+        data = super().to_buffer(tensor)
+        cut = bytes(max(0, len(data) - (1 << 24)))
+        return memoryview(bytes(data[: len(data) - len(cut)]) + cut) if cut else data
+
+
+class BytesRemembered(NumpyFramework):
+    aliases_on_save = False
+    remembered: dict[int, tuple[Any, bytes]] = {}
+
+    def to_buffer(self, tensor: Any) -> memoryview:
+        data = bytes(super().to_buffer(tensor))
+        return memoryview(self.remembered.setdefault(id(tensor), (tensor, data))[1])
+
+
+class SlicesOnTheHost(NumpyFramework):
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu", "acme")
+
+    def load(self, source: Any, infos: Any, device: Any) -> Any:
+        arrays = super().load(source, infos, "cpu" if device == "acme" else device)
+        kind = type("Placed", (np.ndarray,), {"device": device})
+        return {name: array.view(kind) for name, array in arrays.items()}
+
+    def index(self, buffer: Any, info: Any, index: Any, device: Any) -> Any:
+        return super().index(buffer, info, index, "cpu")
+
+
+class NoDevices(NumpyFramework):
+    def devices(self) -> tuple[str, ...]:
+        return ()
+
+
 class ScalarsAsVectors(NumpyFramework):
     def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
         arrays = super().from_buffers(buffer, infos, device)

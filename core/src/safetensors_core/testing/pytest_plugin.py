@@ -27,6 +27,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     max_examples=60,
+    report_multiple_bugs=False,  # the card has one cause for each check
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

@@ -25,6 +25,7 @@ PAGES = {
     "check_lifecycle": ("files that are opened and closed", "Memory"),
     "check_malformed": ("malformed files", "Errors"),
     "check_memory": ("memory", "Memory"),
+    "check_models": ("models", "Methods that must be written"),
     "check_round_trips": ("round trips", "Methods that must be written"),
     "check_saving": ("saving", "Methods that must be written"),
     "check_sharing": ("shared memory", "Methods with defaults"),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safetensors_core import Dtype, Framework, InvalidInputError, load, load_file, save
+from safetensors_core import Dtype, Framework, InvalidInputError, load, load_file, safe_open, save
 from safetensors_core.testing.golden import golden_file, golden_hash, sha256
+from safetensors_core.testing.samples import bytes_of
+
+
+def test_devices_are_listed_with_the_default_first(framework: Framework) -> None:
+    devices = framework.devices()
+    assert isinstance(devices, (tuple, list)), "devices() must give a tuple"
+    assert devices, "devices() gives none: list at least the default one"
 
 
 def test_a_tensor_comes_back_from_the_device(
@@ -18,6 +26,21 @@ def test_a_tensor_comes_back_from_the_device(
     assert sha256(save(tensors, {"dtype": dtype.value})) == golden_hash(dtype)
 
 
+def test_a_slice_lies_where_its_tensor_does(
+    framework: Framework, sized_dtype: Dtype, device: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "golden.safetensors"
+    path.write_bytes(golden_file(sized_dtype))
+    with safe_open(path, framework, device) as file:
+        whole, part = file.get_tensor("odd"), file.get_slice("odd")[1:]
+    data = bytes_of(framework, whole)
+    assert bytes_of(framework, part) == data[len(data) // 3 :], "[1:] selects other elements"
+    for attribute in ("device", "place"):  # as far as tensors show it
+        assert getattr(part, attribute, None) == getattr(whole, attribute, None), (
+            "index leaves its result on another device than from_buffers"
+        )
+
+
 def test_the_host_is_a_device(framework: Framework, some_dtype: Dtype) -> None:
     tensors = load(golden_file(some_dtype), framework, "cpu")
     assert sha256(save(tensors, {"dtype": some_dtype.value})) == golden_hash(some_dtype)
@@ -25,7 +48,7 @@ def test_the_host_is_a_device(framework: Framework, some_dtype: Dtype) -> None:
 
 @pytest.mark.parametrize("wrong", ["no such device", 3.5], ids=repr)
 def test_a_device_that_there_is_not_is_refused(
-    framework: Framework, some_dtype: Dtype, wrong: Any, tmp_path: Any
+    framework: Framework, some_dtype: Dtype, wrong: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "golden.safetensors"
     path.write_bytes(golden_file(some_dtype))

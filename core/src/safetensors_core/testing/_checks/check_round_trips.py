@@ -64,7 +64,7 @@ def test_one_tensor_is_what_it_is_among_others(
             assert bytes_of(framework, file.get_tensor(name)) == bytes_of(framework, tensor), name
 
 
-def test_names_come_in_the_order_that_was_asked_for(framework: Framework, dtype: Dtype) -> None:
+def test_names_come_in_the_order_of_the_file(framework: Framework, dtype: Dtype) -> None:
     names = list(load(golden_file(dtype), framework, framework.devices()[0]))
     assert names == sorted(names), "from_buffers or load changed the order of the names"
 
