@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,27 @@ def test_arguments_reach_pytest() -> None:
     assert "4/" in output or "2/" in output, output
     assert raw("--no-such-option")[0] == 4
     assert raw(ONE_KEY)[0] == 0
+    assert raw("-k", "check_sharing")[0] == 0
+    assert raw("-k", "no_such_check")[0] == 5
+
+
+def test_an_interrupt_ends_with_the_report_of_what_was_done() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "safetensors_core.testing", "raw", "-p", "core.tests.conforming"],
+        cwd=ROOT,
+        env=dict(os.environ, FRAMEWORK="Conforming"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()  # of dots, so checks are running
+        os.killpg(process.pid, signal.SIGINT)
+        output = line + process.stdout.read()
+    assert process.returncode == 2
+    assert "report card: raw" in output
+    assert "Traceback" not in output
 
 
 def test_a_known_failure_is_no_failure(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ class OffsetsAddedUp(NumpyFramework):
 class OneDtypeForAll(NumpyFramework):
     def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
         arrays = super().from_buffers(buffer, infos, device)
-        kind = next(iter(arrays.values())).dtype if arrays else None
-        return {n: a.view(kind) if a.itemsize == kind.itemsize else a for n, a in arrays.items()}
+        first = next(iter(arrays.values()), np.zeros(0)).dtype
+        return {n: a.view(first) if a.itemsize == first.itemsize else a for n, a in arrays.items()}
 
 
 class FailsWithoutTensors(NumpyFramework):

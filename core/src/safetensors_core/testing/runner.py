@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ __all__ = ["main"]
 
 _CHECKS = Path(__file__).with_name("_checks")
 _NEEDED = ("hypothesis", "pytest")
+_ID = re.compile(r"check_\w+\.py(::|$)")
 _USAGE = """\
 usage: python -m safetensors_core.testing NAME [--xfails FILE] [ARGUMENT ...]
 
@@ -24,7 +27,7 @@ Check that a plugin keeps the contract.
   ARGUMENT       for pytest: -x, -k slices, -p MODULE, or the ids of single checks
 
 Exit status: 0 all checks passed, 1 some failed, 2 interrupted, or no plugin was named, 3 the
-interpreter died in a check, 4 the plugin or an argument cannot be used.
+interpreter died in a check, 4 the plugin or an argument cannot be used, 5 no check was chosen.
 """
 
 
@@ -36,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 all checks passed, 1 some failed, 2 interrupted, or no plugin was
-        named, 3 the interpreter died in a check, 4 the plugin or an argument cannot be used.
+        named, 3 the interpreter died in a check, 4 the plugin or an argument cannot be used,
+        5 no check was chosen.
 
     Example:
         >>> main([])
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     name, *rest = arguments
     # Ids are relative to the folder of the checks, wherever the command runs.
-    rest = [str(_CHECKS / word) if word.startswith("check_") else word for word in rest]
+    rest = [str(_CHECKS / word) if _ID.match(word) else word for word in rest]
     chosen = any(word.startswith(str(_CHECKS)) for word in rest)
     command = [sys.executable, "-m", "pytest", "-c", str(_CHECKS / "pytest.ini")]
     command += ["--confcutdir", str(_CHECKS), f"--framework={name}"]
@@ -78,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: list[str]) -> int:
     sys.stderr.flush()
-    return subprocess.run(command, check=False).returncode  # noqa: S603  # the user's arguments
+    with subprocess.Popen(command) as process:  # noqa: S603  # the user's arguments
+        while True:
+            # An interrupt reaches the process as well, which says how far it came.
+            with contextlib.suppress(KeyboardInterrupt):
+                return process.wait()
 
 
 def _refuse(found: str, remedy: str) -> int:
