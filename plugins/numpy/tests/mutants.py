@@ -335,6 +335,11 @@ class AnyDevice(NumpyFramework):
         return super().load(source, infos, "cpu")
 
 
+class SlicesOnAnyDevice(NumpyFramework):
+    def index(self, buffer: Any, info: Any, index: Any, device: Any) -> Any:
+        return super().index(buffer, info, index, "cpu")
+
+
 class StateOfACall(NumpyFramework):
     def from_buffers(self, buffer: Any, infos: Any, device: Any) -> Any:
         self.infos = infos  # another thread may set it now

@@ -57,6 +57,7 @@ MUTANTS = {
     "MinusZeroLost": ("round_trips", "the bytes that to_buffer gives are not those"),
     "SubnormalsLost": ("round_trips", "the bytes that to_buffer gives are not those"),
     "AnyDevice": ("devices", "DID NOT RAISE InvalidInputError"),
+    "SlicesOnAnyDevice": ("devices", "DID NOT RAISE InvalidInputError"),
     "StateOfACall": ("threads", "test_threads_share_an_open_file"),
     "WrongName": ("declarations", "native_package is 'nunpy'"),
     "WrongVersion": ("declarations", "api_version must be an integer"),

@@ -54,3 +54,5 @@ def test_a_device_that_there_is_not_is_refused(
     path.write_bytes(golden_file(some_dtype))
     with pytest.raises(InvalidInputError):
         load_file(path, framework, wrong)
+    with pytest.raises(InvalidInputError), safe_open(path, framework, wrong) as file:
+        file.get_slice("odd")[0]
