@@ -211,7 +211,7 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:  # noqa: A002
 
 @cache
 def _keep_freed_memory() -> None:
-    """Let the C library use blocks below 32 MiB again, instead of taking new pages for each.
+    """Let the C library use blocks below 31 MiB again, instead of taking new pages for each.
 
     glibc does so once it has seen one of that size be freed: its threshold is dynamic (mallopt(3),
     M_MMAP_THRESHOLD). A bytearray cannot lie in memory of ours.

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from safetensors_core import API_VERSION, Dtype, Framework, PluginInfo, TensorSpec, get_framework
+from safetensors_core import (
+    API_VERSION,
+    OLDEST_API_VERSION,
+    Dtype,
+    Framework,
+    PluginInfo,
+    TensorSpec,
+    get_framework,
+)
 from safetensors_core.testing.samples import GRID, make
 
 
@@ -28,7 +36,7 @@ def test_the_name_is_one_that_the_plugin_is_installed_under(
 
 def test_the_contract_version_is_one_that_core_implements(framework: Framework) -> None:
     assert type(framework.api_version) is int, "api_version must be an integer"
-    assert 1 <= framework.api_version <= API_VERSION
+    assert OLDEST_API_VERSION <= framework.api_version <= API_VERSION
 
 
 def test_the_module_states_the_version_of_the_class(framework: Framework, info: PluginInfo) -> None:
