@@ -112,7 +112,9 @@ class ReportCard:
         modules = {check.partition(".")[0] for check, _ in self._failures}
         for subject, section in sorted(PAGES[module] for module in modules & PAGES.keys()):
             yield f"About {subject}, read: The plugin contract, {section} ({_CONTRACT})"
-        if not self._failures:
+        if not self._counts:
+            yield "No check ran."
+        elif not self._failures:
             yield "No check failed."
 
 
@@ -125,8 +127,10 @@ def _listed(cases: list[str]) -> str:
 
 def _reason(report: pytest.TestReport) -> str:
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    if "empty parameter set" in text and "undeclared" in text:
-        return "refusing dtypes: every one of the format is declared"
+    if "empty parameter set" in text:
+        if "undeclared" in text:
+            return "refusing dtypes: every one of the format is declared"
+        return "dtypes: none of this kind is declared"
     return text.removeprefix("Skipped: ")
 
 

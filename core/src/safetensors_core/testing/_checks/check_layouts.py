@@ -32,8 +32,11 @@ def check(framework: Framework, view: Any, data: bytes, shape: tuple[int, ...]) 
     """A view is described and saved as what it shows."""
     spec = framework.describe(view)
     assert spec.shape == shape, "describe: the shape is not that of the view"
-    assert bytes_of(framework, view) == data, (
-        "to_buffer: the bytes of a view are not its elements in C order (strides or offset lost)"
+    found = bytes_of(framework, view)
+    wrong = [i for i in range(min(len(found), len(data))) if found[i] != data[i]]
+    assert found == data, (
+        "to_buffer: the bytes of a view are not its elements in C order (strides or offset lost, "
+        f"or converted on the way): {len(wrong)} of {len(data)} bytes differ"
     )
     [again] = load(save({"w": view}), framework).values()
     assert bytes_of(framework, again) == data

@@ -15,6 +15,10 @@ from safetensors_core.testing.observation import Borrowed, address
 from safetensors_core.testing.samples import bytes_of, data_of, make
 
 SHAPE = (64, 256)
+NOT_KEPT = (
+    "from_buffers gave a tensor over memory that it does not keep: hold a reference to the buffer "
+    "as long as the tensor lives"
+)
 
 
 def lent(framework: Framework, dtype: Dtype, shift: int = 0) -> tuple[Any, Borrowed]:
@@ -23,6 +27,15 @@ def lent(framework: Framework, dtype: Dtype, shift: int = 0) -> tuple[Any, Borro
     tensor = make(framework, dtype, SHAPE, memory.view)
     memory.give_up()
     return tensor, memory
+
+
+def follows(framework: Framework, dtype: Dtype, shift: int) -> bool:
+    """Whether a tensor changes with the buffer that it was made from."""
+    memory = Borrowed(data_of(dtype, SHAPE), shift)
+    tensor = make(framework, dtype, SHAPE, memory.view)
+    assert memory.view is not None
+    memory.view[:] = bytes(len(memory.view))  # every element becomes 0
+    return not any(bytes_of(framework, tensor))
 
 
 def settle(framework: Framework, dtype: Dtype) -> None:
@@ -34,25 +47,31 @@ def settle(framework: Framework, dtype: Dtype) -> None:
 def test_a_loaded_tensor_lies_in_the_buffer_if_that_is_declared(
     framework: Framework, byte_dtype: Dtype
 ) -> None:
-    memory = Borrowed(data_of(byte_dtype, SHAPE))
-    tensor = make(framework, byte_dtype, SHAPE, memory.view)
-    assert memory.view is not None
-    memory.view[:] = bytes(len(memory.view))  # every element becomes 0
-    follows = not any(bytes_of(framework, tensor))
+    # No better aligned than it must be.
+    lies_in = follows(framework, byte_dtype, max(framework.alignment, byte_dtype.bits // 8))
     if framework.aliases_on_load:
-        assert follows, "aliases_on_load is declared, but from_buffers copies"
+        assert lies_in, (
+            "aliases_on_load is declared, but from_buffers copies what begins at a multiple of "
+            "alignment and of the item size"
+        )
     else:
-        assert not follows, "from_buffers gives tensors over the buffer: declare aliases_on_load"
+        assert not lies_in, "from_buffers gives tensors over the buffer: declare aliases_on_load"
+
+
+def test_a_tensor_that_is_not_aligned_is_copied(framework: Framework, byte_dtype: Dtype) -> None:
+    if framework.alignment <= byte_dtype.bits // 8:
+        pytest.skip("an alignment beyond that of elements")
+    assert not follows(framework, byte_dtype, framework.alignment // 2), (
+        f"alignment is {framework.alignment}, but a tensor lies in memory at a multiple of half "
+        "of that: copy it, or declare the alignment that the framework needs"
+    )
 
 
 def test_a_loaded_tensor_keeps_the_buffer(framework: Framework, byte_dtype: Dtype) -> None:
     if not framework.aliases_on_load:
         pytest.skip("tensors over the buffer (aliases_on_load)")
     tensor, memory = lent(framework, byte_dtype)
-    assert memory.held, (
-        "from_buffers gave a tensor over memory that it does not keep: hold a reference to the "
-        "buffer as long as the tensor lives"
-    )
+    assert memory.held, NOT_KEPT
     assert bytes_of(framework, tensor) == data_of(byte_dtype, SHAPE)
 
 
@@ -103,12 +122,15 @@ def test_to_buffer_gives_the_memory_of_the_tensor_if_that_is_declared(
     same = address(first) == address(second)
     if framework.aliases_on_save:
         assert same, "aliases_on_save is declared, but to_buffer copies"
-    else:
-        assert not same, "to_buffer gives the tensor's own memory: declare aliases_on_save"
+        return
+    other = framework.to_buffer(make(framework, byte_dtype, SHAPE))
+    assert address(other) != address(first), "to_buffer gives all tensors the same memory"
+    assert not same, "to_buffer gives the tensor's own memory: declare aliases_on_save"
 
 
 def test_the_bytes_of_a_tensor_outlive_it(framework: Framework, byte_dtype: Dtype) -> None:
     tensor, memory = lent(framework, byte_dtype)
+    assert memory.held or not framework.aliases_on_load, NOT_KEPT
     buffer = framework.to_buffer(tensor)
     borrowed = address(buffer) == memory.address
     del tensor
@@ -131,9 +153,13 @@ def test_tensors_outlive_their_file(
     path.unlink()
     gc.collect()
     load_others = [load(golden_file(dtype), framework) for _ in range(3)]
-    assert sha256(save(tensors, {"dtype": dtype.value})) == golden_hash(dtype)
-    assert framework.describe(part).shape[0] == 2
+    assert sha256(save(tensors, {"dtype": dtype.value})) == golden_hash(dtype), (
+        "tensors changed after their file was closed and removed"
+    )
     del load_others
+    whole, shape = bytes_of(framework, tensors["large"]), framework.describe(tensors["large"]).shape
+    row = len(whole) // shape[0]
+    assert bytes_of(framework, part) == whole[row : 3 * row], "a slice changed with its file closed"
 
 
 def test_saving_and_loading_change_nothing_that_was_given(

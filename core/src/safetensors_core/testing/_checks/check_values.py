@@ -23,12 +23,14 @@ def check(framework: Framework, dtype: Dtype, shape: tuple[int, ...]) -> None:
     if any(same(found, expected) for found in shown):
         return
     found = shown[0]
-    first = next((i for i in range(count) if not same(found[i : i + 1], expected[i : i + 1])), 0)
-    width = dtype.bits // 8
+    assert len(found) == count, f"{dtype}: the tensor shows {len(found)} numbers, not {count}"
+    wrong = [i for i in range(count) if not same(found[i : i + 1], expected[i : i + 1])]
+    first, width = wrong[0], dtype.bits // 8
     bits = data[first * width : (first + 1) * width][::-1].hex()
     pytest.fail(
-        f"{dtype}: of the bits {bits} the tensor makes {found[first : first + 1]}, the format "
-        f"means {expected[first]!r}. See dtypes, the order of bytes and that of dimensions"
+        f"{dtype}: {len(wrong)} of {count} numbers are wrong; of the bits {bits} the tensor makes "
+        f"{found[first]!r}, the format means {expected[first]!r}. See dtypes, the order of bytes "
+        "and that of dimensions, and what the framework computes to show them"
     )
 
 
