@@ -209,16 +209,25 @@ def test_a_plugin_is_not_imported_before_its_requirements_are_met(site: Site) ->
 
 @pytest.mark.parametrize(
     ("name", "bounds"),
-    [("safetensors-core", "<0.1"), ("safetensors_core", "~=0.0.1"), ("st-base", "<0.1,>=0.0.1")],
+    [("safetensors-core", "<0.1"), ("safetensors_core", "~=0.0.1"), ("Safetensors-Core", "<0.1")],
 )
-def test_a_plugin_for_older_packages_is_to_be_upgraded(site: Site, name: str, bounds: str) -> None:
+def test_a_plugin_for_an_older_core_is_to_be_upgraded(site: Site, name: str, bounds: str) -> None:
     site.framework("acme", requires=[f"{name}{bounds}"])
     site.install(name, {}, "0.1.0")
     assert site.run('print(json.dumps(error(get_framework, "acme")))') == (
-        f"PluginError: plugin 'acme' of safetensors-acme 1.0 was made for an older {name}: "
-        f"it needs {name}{bounds}, and 0.1.0 is installed. "
+        "PluginError: plugin 'acme' of safetensors-acme 1.0 was made for an older "
+        f"safetensors-core: it needs {name}{bounds}, and 0.1.0 is installed. "
         "Try: pip install --upgrade safetensors-acme"
     )
+
+
+def test_a_framework_that_is_newer_than_the_plugin_knows_is_tried(site: Site) -> None:
+    site.framework("acme", requires=["st-base<0.1,>=0.0.1"])
+    site.install("st-base", {}, "0.1.0")
+    assert site.run('print(json.dumps([get_framework("acme").name, status()]))') == [
+        "acme",
+        {"acme": "ok"},
+    ]
 
 
 def test_a_plugin_for_a_newer_core_asks_for_it(site: Site) -> None:

@@ -216,10 +216,11 @@ class Framework(ABC):
         return None
 
     def devices(self) -> tuple[Any, ...]:
-        """Devices that can be used here and now, the default one first.
+        """Devices that can be used here and now, the host first.
 
         Returns:
-            What `load_file` and the other functions take as `device`. The default knows ``"cpu"``.
+            What `load_file` and the other functions take as `device`. The first is what ``"cpu"``
+            means. The default is ``"cpu"`` alone.
         """
         return ("cpu",)
 

@@ -189,16 +189,20 @@ class PluginInfo:
         """Refuse a plugin whose distribution requires what is not installed."""
         from safetensors_core.requirements import unmet  # not needed to import this package
 
-        wrong = unmet(self.distribution) if self.distribution else []
+        wrong = []
+        origin = f"plugin {self.name!r} of {self.origin}"
+        for entry in unmet(self.distribution) if self.distribution else []:
+            if not entry.too_new:
+                wrong.append(entry)
+            # Whatever else is newer than the plugin knows may well work, and its user chose it.
+            elif entry.name.replace("_", "-").lower() == "safetensors-core":
+                raise PluginError(
+                    f"{origin} was made for an older safetensors-core: it needs "
+                    f"{entry.requirement}, and {entry.found} is installed. "
+                    f"Try: pip install --upgrade {self.distribution}"
+                )
         if not wrong:
             return
-        origin = f"plugin {self.name!r} of {self.origin}"
-        for name, requirement, found, too_new in wrong:
-            if too_new:
-                raise PluginError(
-                    f"{origin} was made for an older {name}: it needs {requirement}, "
-                    f"and {found} is installed. Try: pip install --upgrade {self.distribution}"
-                )
         needed = ", ".join(
             f"{requirement} ({f'{found} is' if found else 'not'} installed)"
             for _, requirement, found, _ in wrong
