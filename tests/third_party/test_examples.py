@@ -50,7 +50,7 @@ def test_the_examples_are_found_as_usable(examples: Environment) -> None:
 def card(text: str) -> list[str]:
     """The lines of a report card, without what changes from one release of the kit to the next."""
     lines = text[text.index("= report card: ") :].splitlines()[1:]
-    beyond = [line for line in lines if not re.match(r"=*\d+ (?:passed|failed)", line)]
+    beyond = [line for line in lines if not re.match(r"=* ?\d+ (?:passed|failed)", line)]
     return [re.sub(r"\d+", "N", " ".join(line.split())) for line in beyond]
 
 
@@ -82,7 +82,7 @@ def test_a_mistake_shows_on_the_card_as_in_the_tutorial(layer: Environment, tmp_
     assert listing("Failed:") in printed
     [identity] = re.findall(r'testing acme "(.*)"', TUTORIAL)
     printed = layer.run("-m", "safetensors_core.testing", "acme", identity, status=1)
-    assert re.search(r"^1 failed in", printed, re.MULTILINE)
+    assert re.search(r"\b1 failed in", printed)
 
 
 @pytest.mark.parametrize("name", NAMES)

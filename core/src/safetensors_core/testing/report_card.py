@@ -89,6 +89,7 @@ class ReportCard:
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print the card."""
+        terminalreporter.ensure_newline()
         terminalreporter.section(f"report card: {self.title()}")
         for line in self._lines():
             terminalreporter.write_line(line)
@@ -99,7 +100,7 @@ class ReportCard:
             subject = PAGES.get(module, (module, ""))[0]
             parts = [f"{counts['failed']} FAILED"] if "failed" in counts else []
             parts += [f"{counts[key]} {name}" for key, name in names.items() if key in counts]
-            yield f"  {subject:34}{', '.join(parts)}"
+            yield f"  {module + '.py':24}{subject}: {', '.join(parts)}"
         if self._reasons:
             yield "Not claimed, so not checked:"
             for reason, count in sorted(self._reasons.items()):

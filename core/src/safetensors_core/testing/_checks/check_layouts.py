@@ -35,8 +35,8 @@ def check(framework: Framework, view: Any, data: bytes, shape: tuple[int, ...]) 
     found = bytes_of(framework, view)
     wrong = [i for i in range(min(len(found), len(data))) if found[i] != data[i]]
     assert found == data, (
-        "to_buffer: the bytes of a view are not its elements in C order (strides or offset lost, "
-        f"or converted on the way): {len(wrong)} of {len(data)} bytes differ"
+        f"to_buffer: {len(wrong)} of {len(data)} bytes of a view are not its elements in C order "
+        "(strides or offset lost, or bits converted)"
     )
     [again] = load(save({"w": view}), framework).values()
     assert bytes_of(framework, again) == data
