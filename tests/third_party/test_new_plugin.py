@@ -136,6 +136,7 @@ def test_a_new_plugin_goes_from_the_command_to_a_clean_report_card(
     assert causes(card) == {
         "dtypes is empty: list what the framework represents exactly",
         "NotImplementedError: to fill in: is_tensor",
+        "NotImplementedError: to fill in: from_buffers",
     }
 
     fill_in(plugin)

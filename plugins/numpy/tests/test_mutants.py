@@ -37,7 +37,7 @@ MUTANTS = {
     "LargeTensorsCut": ("models", "does not come back bit for bit"),
     "BytesRemembered": ("saving", "what the tensor held before it was written to"),
     "SlicesOnTheHost": ("devices", "index leaves its result on another device"),
-    "NoDevices": ("devices", "list at least the default one"),
+    "NoDevices": ("devices", "list at least the host"),
     "ScalarsAsVectors": ("round_trips", "describe: another dtype or shape"),
     "EmptyShapesLost": ("round_trips", "describe: another dtype or shape"),
     "ShapeReversed": ("declarations", "describe does not say what from_buffers was given"),

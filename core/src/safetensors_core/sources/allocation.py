@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import sys
 import weakref
@@ -40,6 +39,8 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
     """
     if nbytes < _BLOCK:
         return _small(nbytes, alignment)
+    import ctypes  # small files need none of it
+
     size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     block = _taken(size) or _new(size)
     # The buffer itself, and whatever a framework makes of it, keeps this object alive.
@@ -51,6 +52,8 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
 def _small(nbytes: int, alignment: int) -> memoryview:
     if alignment <= _MALLOC_ALIGNMENT:
         return memoryview(bytearray(nbytes))
+    import ctypes
+
     spare = bytearray(nbytes + alignment)
     address = ctypes.addressof(ctypes.c_char.from_buffer(spare))
     begin = -address % alignment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
         framework = get_framework(name)
     except SafetensorError as error:
         raise pytest.UsageError(str(error)) from error
+    # What the checks are made from.
+    if not isinstance(framework.dtypes, Mapping):
+        raise pytest.UsageError(f"dtypes of {name!r} must be a mapping, not {framework.dtypes!r}")
+    if not isinstance(framework.devices(), tuple):
+        raise pytest.UsageError(f"devices() of {name!r} must give a tuple")
     config.stash[_NAME] = name
     config.stash[_FRAMEWORK] = framework
     found = [info for info in list_plugins() if name in info.names]

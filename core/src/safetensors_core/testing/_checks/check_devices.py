@@ -12,10 +12,8 @@ from safetensors_core.testing.golden import golden_file, golden_hash, sha256
 from safetensors_core.testing.samples import bytes_of
 
 
-def test_devices_are_listed_with_the_default_first(framework: Framework) -> None:
-    devices = framework.devices()
-    assert isinstance(devices, (tuple, list)), "devices() must give a tuple"
-    assert devices, "devices() gives none: list at least the default one"
+def test_at_least_the_host_is_listed(framework: Framework) -> None:
+    assert framework.devices(), "devices() gives none: list at least the host"
 
 
 def test_a_tensor_comes_back_from_the_device(
