@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from core.tests.command_line import run
+from core.tests.new_package import contents, refused
 from safetensors_core import API_VERSION, Framework, __version__
 from safetensors_core.cli import main
 from safetensors_core.cli.skeleton import Package, render
@@ -57,30 +58,6 @@ HOSTILE = [
     "~",
     "",
 ]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with nothing in it."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def contents(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in found}
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The line on standard error of a command that fails."""
-    assert main(["new-plugin", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert re.fullmatch(r"safetensors-core: [^\n]+\n", captured.err)
-    assert captured.err[:-1].isprintable()
-    return captured.err
 
 
 # What it writes.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -19,33 +17,11 @@ from pathlib import Path
 import pytest
 
 from core.tests.command_line import COMMAND, run
-from safetensors_core.cli import main
+from core.tests.disks import why_no_disk_can_be_mounted
+from core.tests.new_package import contents, refused
 from safetensors_core.cli.skeleton import write
 
 ACME = ("new-plugin", "acme", "--framework", "acme")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with nothing in it."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def contents(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in found}
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The line on standard error of a command that fails."""
-    assert main([*ACME, *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert re.fullmatch(r"safetensors-core: [^\n]+\n", captured.err)
-    return captured.err
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "empty folder", "dangling link"])
@@ -62,7 +38,7 @@ def test_what_exists_is_left_as_it_is(
         if kind == "folder":
             (target / "mine").touch()
     before = target.lstat()
-    line = refused(capsys)
+    line = refused(capsys, *ACME[1:])
     assert line.startswith("safetensors-core: ./safetensors-acme: it exists, and is left as it is.")
     assert target.lstat() == before
     assert os.listdir(home) == ["safetensors-acme"]
@@ -99,7 +75,7 @@ def test_a_folder_that_cannot_be_used_is_named(
     folder: str, message: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "file").touch()
-    line = refused(capsys, "--folder", folder)
+    line = refused(capsys, *ACME[1:], "--folder", folder)
     assert line == f"safetensors-core: {message}\n"
     assert os.listdir(home) == ["file"]
 
@@ -159,15 +135,6 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(home: Path) -> None
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "safetensors-core: ./safetensors-acme: File too large\n"
     assert os.listdir(home) == []
-
-
-@functools.cache
-def why_no_disk_can_be_mounted() -> str:
-    if shutil.which("unshare") is None:
-        return "unshare is not installed"
-    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]
-    probe = subprocess.run(command, check=False, capture_output=True, text=True)
-    return f"no disk can be mounted here: {probe.stderr.strip()}" if probe.returncode else ""
 
 
 def test_a_full_disk_leaves_nothing_behind(home: Path) -> None:

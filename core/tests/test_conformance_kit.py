@@ -56,7 +56,7 @@ def test_a_failure_is_on_the_card_with_its_cause_and_the_page_to_read() -> None:
     status, output = raw("check_sharing.py", framework="OneKey")
     assert status == 1
     card = output[output.index("report card") :]
-    assert "1 FAILED, 2 passed" in card or "1 FAILED, 1 passed" in card, card
+    assert "shared memory: 1 FAILED, 1 passed, 1 not claimed\n" in card
     assert f"  {ONE_KEY}\n    two tensors that share no memory have one storage_key" in card
     assert "About shared memory, read: The plugin contract, Methods with defaults" in card
 
@@ -64,7 +64,7 @@ def test_a_failure_is_on_the_card_with_its_cause_and_the_page_to_read() -> None:
 def test_arguments_reach_pytest() -> None:
     status, output = raw("-k", "scalar_can_be_indexed and U8", "--collect-only")
     assert status == 0
-    assert "4/" in output or "2/" in output, output
+    assert output.count("<Function test_a_scalar_can_be_indexed") == 2  # backends
     assert raw("--no-such-option")[0] == 4
     assert raw(ONE_KEY)[0] == 0
     assert raw("-k", "check_sharing")[0] == 0
@@ -186,7 +186,7 @@ KNOWN: list[tuple[Dtype, str, list[Any]]] = [
     (Dtype.F8_E5M2FNUZ, "7f80", [57344.0, float("nan")]),
     (Dtype.F8_E8M0, "007ffeff", [2.0**-127, 1.0, 2.0**127, float("nan")]),
     (Dtype.F4, "10 32 76 f8", [0.0, 0.5, 1.0, 1.5, 4.0, 6.0, -0.0, -6.0]),
-    (Dtype.F6_E2M3, "1f0800", [7.5, 0.25 * 0, 0.0, 0.0]),
+    (Dtype.F6_E2M3, "1f0800", [7.5, -0.0, 0.0, 0.0]),
     (Dtype.F16, "ff7b 0100", [65504.0, 2.0**-24]),
     (Dtype.BF16, "803f 7f7f", [1.0, 3.3895313892515355e38]),
     (Dtype.C64, "0000803f 000000c0", [1 - 2j]),
@@ -197,9 +197,6 @@ KNOWN: list[tuple[Dtype, str, list[Any]]] = [
 def test_bits_mean_what_the_specifications_say(
     dtype: Dtype, bits: str, expected: list[Any]
 ) -> None:
-    if dtype is Dtype.F6_E2M3:  # 011111 in the lowest bits, then 100000
-        assert numbers(dtype, bytes.fromhex("1f0800"))[:2] == [7.5, -0.0]
-        return
     assert same(numbers(dtype, bytes.fromhex(bits)), expected)
 
 

@@ -17,6 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from core.tests.disks import why_no_disk_can_be_mounted
 from safetensors_core import Dtype, TensorSpec, save_stream
 
 PROGRAM = Path(__file__).with_name("saving_program.py")
@@ -208,15 +209,6 @@ def test_a_limit_on_the_size_of_files_keeps_the_old_one(
     result = report(sys.executable, PROGRAM, target, f"--size={SIZE}", limit, *options)
     assert (result["errno"], result["filename"]) == (errno.EFBIG, str(target))
     assert_untouched(target)
-
-
-@functools.cache
-def why_no_disk_can_be_mounted() -> str:
-    if shutil.which("unshare") is None:
-        return "unshare is not installed"
-    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]
-    probe = subprocess.run(command, check=False, capture_output=True, text=True)
-    return f"no disk can be mounted here: {probe.stderr.strip()}" if probe.returncode else ""
 
 
 @pytest.mark.parametrize("options", ["", "--no-fallocate"])

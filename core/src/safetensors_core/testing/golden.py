@@ -18,10 +18,10 @@ from safetensors_core.dtypes import Dtype
 from safetensors_core.framework import TensorSpec
 from safetensors_core.layout import lay_out
 
-__all__ = ["HASHES", "golden_file", "golden_hash", "sha256"]
+__all__ = ["golden_file", "golden_hash", "sha256"]
 
-#: SHA-256 of each dtype's golden file.
-HASHES = Path(__file__).with_name("golden.json")
+# SHA-256 of each dtype's golden file.
+_HASHES = Path(__file__).with_name("golden.json")
 
 # Types of 4 and 6 bits fill whole bytes, and torch holds F4 in pairs: their shapes end in 8.
 _SHAPES = {
@@ -99,7 +99,7 @@ def golden_hash(dtype: Dtype) -> str:
         >>> golden_hash(Dtype.I64) == sha256(golden_file(Dtype.I64))
         True
     """
-    found: str = json.loads(HASHES.read_text("utf-8"))[dtype.value]
+    found: str = json.loads(_HASHES.read_text("utf-8"))[dtype.value]
     return found
 
 
@@ -121,7 +121,7 @@ def sha256(data: bytes) -> str:
 
 def _write_hashes() -> None:
     hashes = {dtype.value: sha256(golden_file(dtype)) for dtype in Dtype}
-    HASHES.write_text(json.dumps(hashes, indent=2) + "\n", "utf-8")
+    _HASHES.write_text(json.dumps(hashes, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

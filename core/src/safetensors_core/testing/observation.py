@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Borrowed", "address", "seen"]
+__all__ = ["Borrowed", "address", "difference", "seen"]
 
 
 def seen(tensor: Any) -> Iterator[list[Any]]:
@@ -74,6 +74,31 @@ def address(buffer: Any) -> int:
         return int(view.buf or 0)
     finally:
         ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+
+
+def difference(found: bytes | bytearray, expected: bytes | bytearray) -> str:
+    """Where two byte strings differ.
+
+    Comparing them in an assertion would let pytest list all differences, which takes hours for the
+    bytes of a tensor; it does so on continuous integration, and with ``-v``.
+
+    Args:
+        found: The bytes to look at.
+        expected: What they should be.
+
+    Returns:
+        Where they first differ, and by what; nothing if they are equal.
+
+    Example:
+        >>> difference(b"abc", b"abd"), difference(b"", b"a"), difference(b"a", b"a")
+        ('byte 2 is 63, not 64', '0 bytes, not 1', '')
+    """
+    if found == expected:
+        return ""
+    if len(found) != len(expected):
+        return f"{len(found)} bytes, not {len(expected)}"
+    first = next(i for i in range(len(found)) if found[i] != expected[i])
+    return f"byte {first} is {found[first]:02x}, not {expected[first]:02x}"
 
 
 class Borrowed:

@@ -18,7 +18,7 @@ from safetensors_core.testing.samples import shapes_of
 __all__: list[str] = []
 
 _FRAMEWORK = pytest.StashKey[Framework]()
-_NAME = pytest.StashKey[str]()
+_INFO = pytest.StashKey["PluginInfo | None"]()
 
 # The same examples every time: a plugin that passed does not fail on the next run.
 settings.register_profile(
@@ -52,10 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"dtypes of {name!r} must be a mapping, not {framework.dtypes!r}")
     if not isinstance(framework.devices(), tuple):
         raise pytest.UsageError(f"devices() of {name!r} must give a tuple")
-    config.stash[_NAME] = name
+    installed = (info for info in list_plugins() if name in info.names and info.framework is None)
     config.stash[_FRAMEWORK] = framework
-    found = [info for info in list_plugins() if name in info.names]
-    card = ReportCard(framework, found[0] if found else None)
+    config.stash[_INFO] = next(installed, None)
+    card = ReportCard(framework, config.stash[_INFO])
     config.pluginmanager.register(card, "safetensors-report-card")
 
 
@@ -125,15 +125,9 @@ def some_dtype(framework: Framework) -> Dtype:
 
 
 @pytest.fixture(scope="session")
-def asked_for(pytestconfig: pytest.Config) -> str:
-    """The name under which the plugin was asked for."""
-    return pytestconfig.stash[_NAME]
-
-
-@pytest.fixture(scope="session")
-def info(asked_for: str, framework: Framework) -> PluginInfo:
+def info(pytestconfig: pytest.Config, framework: Framework) -> PluginInfo:
     """The plugin as it is installed."""
-    for found in list_plugins():
-        if asked_for in found.names and found.framework is None:
-            return found
-    pytest.skip(f"discovery: {framework.name} was registered in this process, not installed")
+    found = pytestconfig.stash[_INFO]
+    if found is None:
+        pytest.skip(f"discovery: {framework.name} was registered in this process, not installed")
+    return found

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportCard"]
 
-#: The page that explains each subject, and its section, by the module of the checks.
-PAGES = {
+# What each module of the checks is about, and the section of the contract that explains it.
+_SUBJECTS = {
     "check_declarations": ("declarations", "Framework"),
     "check_devices": ("devices", "Methods that must be written"),
     "check_discovery": ("discovery", "Light imports"),
@@ -67,8 +67,7 @@ class ReportCard:
             >>> ReportCard(framework, None).title()
             'numpy, registered in this process, contract version 1'
         """
-        info = self._info
-        origin = info.origin if info and info.distribution else "registered in this process"
+        origin = self._info.origin if self._info else "registered in this process"
         return f"{self._framework.name}, {origin}, contract version {self._framework.api_version}"
 
     @pytest.hookimpl(tryfirst=True)
@@ -97,7 +96,7 @@ class ReportCard:
     def _lines(self) -> Iterable[str]:
         names = {"passed": "passed", "skipped": "not claimed", "known": "known to fail"}
         for module, counts in sorted(self._counts.items()):
-            subject = PAGES.get(module, (module, ""))[0]
+            subject = _SUBJECTS.get(module, (module, ""))[0]
             parts = [f"{counts['failed']} FAILED"] if "failed" in counts else []
             parts += [f"{counts[key]} {name}" for key, name in names.items() if key in counts]
             yield f"  {module + '.py':24}{subject}: {', '.join(parts)}"
@@ -111,7 +110,7 @@ class ReportCard:
             yield f"  {check}{_listed(cases)}"
             yield f"    {cause}"
         modules = {check.partition(".")[0] for check, _ in self._failures}
-        for subject, section in sorted(PAGES[module] for module in modules & PAGES.keys()):
+        for subject, section in sorted(_SUBJECTS[module] for module in modules & _SUBJECTS.keys()):
             yield f"About {subject}, read: The plugin contract, {section} ({_CONTRACT})"
         if not self._counts:
             yield "No check ran."

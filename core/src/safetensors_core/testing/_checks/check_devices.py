@@ -9,6 +9,7 @@ import pytest
 
 from safetensors_core import Dtype, Framework, InvalidInputError, load, load_file, safe_open, save
 from safetensors_core.testing.golden import golden_file, golden_hash, sha256
+from safetensors_core.testing.observation import difference
 from safetensors_core.testing.samples import bytes_of
 
 
@@ -32,7 +33,8 @@ def test_a_slice_lies_where_its_tensor_does(
     with safe_open(path, framework, device) as file:
         whole, part = file.get_tensor("odd"), file.get_slice("odd")[1:]
     data = bytes_of(framework, whole)
-    assert bytes_of(framework, part) == data[len(data) // 3 :], "[1:] selects other elements"
+    other = difference(bytes_of(framework, part), data[len(data) // 3 :])
+    assert not other, "[1:] selects other elements"
     for attribute in ("device", "place"):  # as far as tensors show it
         assert getattr(part, attribute, None) == getattr(whole, attribute, None), (
             "index leaves its result on another device than from_buffers"

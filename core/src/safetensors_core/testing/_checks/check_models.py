@@ -10,6 +10,7 @@ import pytest
 
 from safetensors_core import Dtype, Framework, TensorSpec, load, load_file, safe_open, save_file
 from safetensors_core.layout import lay_out
+from safetensors_core.testing.observation import difference
 from safetensors_core.testing.samples import bytes_of, data_of, make
 
 COUNT = 300
@@ -51,7 +52,8 @@ def check(framework: Framework, tensors: dict[str, Any], model: dict[str, Sample
     for name, tensor in tensors.items():
         spec, data = model[name]
         assert framework.describe(tensor) == spec, f"{name!r} has the dtype or shape of another"
-        assert bytes_of(framework, tensor) == data, f"{name!r} holds the data of another tensor"
+        other = difference(bytes_of(framework, tensor), data)
+        assert not other, f"{name!r} holds the data of another tensor"
 
 
 def test_many_tensors_of_all_dtypes_are_saved(
@@ -106,7 +108,7 @@ def test_a_large_tensor_comes_back_bit_for_bit(
         rows = bytes_of(framework, file.get_slice("w")[-3:])
     same = again.read_bytes() == path.read_bytes()
     assert same, f"a tensor of {len(data):,} bytes does not come back bit for bit"
-    assert rows == data[-3 * row :], "the last rows of a large tensor are others"
+    assert not difference(rows, data[-3 * row :]), "the last rows of a large tensor are others"
 
 
 def test_a_file_without_tensors_is_loaded(
