@@ -10,6 +10,10 @@ SafetensorError
 │   └── SharedMemoryError     tensors overlap in memory          (also a RuntimeError)
 ├── ClosedFileError           the file was closed                (also a ValueError)
 ├── StateDictError            a file and a model do not match    (also a RuntimeError)
+├── CheckpointError           the files of a checkpoint do not fit together; `reason` says why
+│   └── NotASafetensorsRepoError  there are no safetensors files where a checkpoint should be
+├── RemoteError               a remote file cannot be read or written   (also an OSError)
+│   └── FileChangedError      it changed while it was read
 └── PluginError               a plugin cannot be used
     └── FrameworkNotFoundError    no installed plugin answers
 ```
@@ -22,17 +26,24 @@ worker process as it was raised.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from safetensors_core.reasons import CheckpointReason, Reason
+
 __all__ = [
+    "CheckpointError",
+    "CheckpointReason",
+    "CheckpointWarning",
     "ClosedFileError",
+    "FileChangedError",
     "FrameworkNotFoundError",
     "HeaderError",
     "InvalidInputError",
+    "NotASafetensorsRepoError",
     "PluginError",
     "Reason",
+    "RemoteError",
     "SafetensorError",
     "SharedMemoryError",
     "SliceError",
@@ -44,55 +55,6 @@ __all__ = [
 # Comparing names takes tens of microseconds each, and an error may be one of thousands that a
 # program catches.
 _MOST_COMPARED = 1000
-
-
-class Reason(str, enum.Enum):
-    """Why a header was rejected: one stable code for each rule of the format.
-
-    A member equals its code, so programs may compare with plain strings.
-
-    Example:
-        >>> Reason.TRUNCATED == "truncated"
-        True
-    """
-
-    # the file as a whole
-    EMPTY = "empty"
-    TOO_SHORT = "too-short"
-    GIT_LFS_POINTER = "git-lfs-pointer"
-    HTML_PAGE = "html-page"
-    ZIP_ARCHIVE = "zip-archive"
-    PICKLE = "pickle"
-    OTHER_FORMAT = "other-format"
-    HEADER_TOO_LARGE = "header-too-large"
-    HEADER_TRUNCATED = "header-truncated"
-    TRUNCATED = "truncated"
-    TRAILING_DATA = "trailing-data"
-    # the header as text
-    NOT_UTF8 = "not-utf8"
-    NOT_AN_OBJECT = "not-an-object"
-    INVALID_JSON = "invalid-json"
-    LONE_SURROGATE = "lone-surrogate"
-    TOO_DEEP = "too-deep"
-    # names and fields
-    DUPLICATE_NAME = "duplicate-name"
-    DUPLICATE_FIELD = "duplicate-field"
-    DUPLICATE_METADATA = "duplicate-metadata"
-    INVALID_METADATA = "invalid-metadata"
-    INVALID_ENTRY = "invalid-entry"
-    MISSING_FIELD = "missing-field"
-    UNKNOWN_DTYPE = "unknown-dtype"
-    INVALID_SHAPE = "invalid-shape"
-    INVALID_OFFSETS = "invalid-offsets"
-    # what the entries say together
-    REVERSED_OFFSETS = "reversed-offsets"
-    GAP = "gap"
-    OVERLAP = "overlap"
-    SIZE_OVERFLOW = "size-overflow"
-    PARTIAL_BYTE = "partial-byte"
-    SIZE_MISMATCH = "size-mismatch"
-
-    __str__ = str.__str__
 
 
 class SafetensorError(Exception):
@@ -307,6 +269,94 @@ class StateDictError(SafetensorError, RuntimeError):
 def _listed(parts: list[str]) -> str:
     more = f" and {len(parts) - 10} more" if len(parts) > 10 else ""
     return ", ".join(parts[:10]) + more
+
+
+class CheckpointError(SafetensorError):
+    """The files of a checkpoint do not fit together, or its index is not valid.
+
+    Attributes:
+        reason: What is wrong, machine-readable.
+        detail: What was found and what was expected, without the location.
+        location: The index or the folder.
+        names: The tensors or files that it is about.
+
+    Example:
+        >>> error = CheckpointError(
+        ...     CheckpointReason.MISSING_SHARD, "no such shard", "model", ["b.safetensors"]
+        ... )
+        >>> str(error)
+        "model: no such shard: 'b.safetensors'"
+    """
+
+    def __init__(
+        self, reason: CheckpointReason, detail: str, location: str, names: Iterable[str] = ()
+    ) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.location = location
+        self.names = list(names)
+
+    def __str__(self) -> str:
+        named = f": {_listed([repr(name) for name in self.names])}" if self.names else ""
+        return f"{self.location}: {self.detail}{named}"
+
+
+class NotASafetensorsRepoError(CheckpointError):
+    """There are no safetensors files where a checkpoint should be.
+
+    Example:
+        >>> print(NotASafetensorsRepoError("org/name", ["model.safetensors"]))
+        org/name: there are no safetensors files here; looked for: 'model.safetensors'
+    """
+
+    def __init__(self, location: str, names: Iterable[str]) -> None:
+        detail = "there are no safetensors files here; looked for"
+        super().__init__(CheckpointReason.NO_CHECKPOINT, detail, location, names)
+
+
+class CheckpointWarning(UserWarning):
+    """Something is wrong with a checkpoint that does no harm to what is loaded from it.
+
+    Example:
+        >>> issubclass(CheckpointWarning, UserWarning)
+        True
+    """
+
+
+class RemoteError(SafetensorError, OSError):
+    """A remote file cannot be read or written.
+
+    What says the same of a local file has its class: FileNotFoundError, PermissionError.
+
+    Attributes:
+        detail: What happened.
+        location: The URL.
+        status: What the server answered, for HTTP; None where it did not answer.
+
+    Example:
+        >>> print(RemoteError("the server ignores ranges", "https://example.org/a", status=200))
+        https://example.org/a: the server ignores ranges (HTTP status 200)
+    """
+
+    def __init__(self, detail: str, location: str, *, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.location = location
+        self.status = status
+
+    def __str__(self) -> str:
+        answered = f" (HTTP status {self.status})" if self.status is not None else ""
+        return f"{self.location}: {self.detail}{answered}"
+
+
+class FileChangedError(RemoteError):
+    """A remote file changed while it was read, so that its parts do not belong together.
+
+    Example:
+        >>> print(FileChangedError("its ETag changed", "https://example.org/a"))
+        https://example.org/a: its ETag changed
+    """
 
 
 class PluginError(SafetensorError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -47,12 +47,16 @@ def safetensors_framework() -> Framework:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> ByteSource | None:
+def safetensors_open_source(
+    location: str | os.PathLike[str], backend: str, storage_options: Mapping[str, Any]
+) -> ByteSource | None:
     """Open a location that lies in a storage system of the plugin's own.
 
     Args:
         location: What the user gave: a path or a URL.
         backend: ``"auto"``, ``"mmap"`` or ``"pread"``; a hint where it does not apply.
+        storage_options: What the user gave for the storage system; empty by default. A hook
+            may leave out arguments that it does not need.
 
     Returns:
         A source for the file, or None if the location is not the plugin's.

@@ -12,8 +12,8 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from safetensors_core import hookspecs
 from safetensors_core.errors import FrameworkNotFoundError, InvalidInputError, SafetensorError
@@ -173,12 +173,17 @@ def register_framework(framework: Framework) -> None:
         _frameworks[name] = framework
 
 
-def open_source(location: str | os.PathLike[str], backend: str = "auto") -> ByteSource:
+def open_source(
+    location: str | os.PathLike[str],
+    backend: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> ByteSource:
     """Open a location with the first plugin that knows it.
 
     Args:
         location: A path, or a URL that an installed plugin understands.
         backend: ``"auto"``, ``"mmap"`` or ``"pread"``.
+        storage_options: Settings of the storage system, as its plugin or fsspec names them.
 
     Returns:
         The source, its header not read yet.
@@ -193,11 +198,16 @@ def open_source(location: str | os.PathLike[str], backend: str = "auto") -> Byte
         safetensors_core.errors.InvalidInputError: no installed plugin opens 'acme://weights' ...
     """
     local.check_path(location)
-    source = _ask_plugins(location, backend)
+    given = {
+        "location": location,
+        "backend": backend,
+        "storage_options": {} if storage_options is None else storage_options,
+    }
+    source = _ask_plugins(given)
     if source is None:
         # Metadata does not say which locations are a plugin's, so now all of them are asked.
         usable = [info for info in list_plugins() if info.status == "ok"]
-        source = _ask_plugins(location, backend)
+        source = _ask_plugins(given)
         if source is None:
             raise InvalidInputError(
                 f"no installed plugin opens {os.fspath(location)!r} ({_found(usable)})"
@@ -206,9 +216,8 @@ def open_source(location: str | os.PathLike[str], backend: str = "auto") -> Byte
     return source
 
 
-def _ask_plugins(location: str | os.PathLike[str], backend: str) -> ByteSource | None:
+def _ask_plugins(given: Mapping[str, Any]) -> ByteSource | None:
     """The first answer of the plugins that are in use; one that fails is passed over."""
-    given = {"location": location, "backend": backend}
     # pluggy lists hooks in the reverse order of their calls, and would stop at a broken one.
     for hook in reversed(manager.hook.safetensors_open_source.get_hookimpls()):
         try:
@@ -224,8 +233,8 @@ def _ask_plugins(location: str | os.PathLike[str], backend: str) -> ByteSource |
                 return source
             fault = f"it answered {type(source).__name__} instead of a ByteSource"
         warnings.warn(
-            f"plugin {hook.plugin_name} was asked for {os.fspath(location)!r} and is broken: "
-            f"{fault}",
+            f"plugin {hook.plugin_name} was asked for {os.fspath(given['location'])!r} and is "
+            f"broken: {fault}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -13,8 +13,6 @@ from safetensors_core.sources.allocation import allocate
 
 __all__ = ["ByteSource", "Segment"]
 
-_BEGINNING = 64 * 1024  # first read: holds most headers whole
-
 
 class Segment(NamedTuple):
     """A range of a source's bytes and its place in a buffer.
@@ -44,6 +42,8 @@ class ByteSource(ABC):
         location: Path or URL, as errors show it.
         size: Size of the file in bytes.
         header: The validated header, once `read_header` has run.
+        first_read: How many bytes `read_header` asks for at first: 64 KiB, which hold most headers
+            whole. Who expects another size may set it before.
 
     Example:
         >>> from safetensors_core import save
@@ -63,6 +63,7 @@ class ByteSource(ABC):
     location: str
     size: int
     header: Header
+    first_read: int = 64 * 1024
 
     # A descriptor or an address means nothing in another process, nor under a second owner.
     def __reduce__(self) -> NoReturn:
@@ -98,7 +99,7 @@ class ByteSource(ABC):
             HeaderError: The file is not a valid safetensors file; the error names it.
         """
         try:
-            beginning = bytearray(min(self.size, _BEGINNING))
+            beginning = bytearray(min(self.size, self.first_read))
             self.read_into(0, memoryview(beginning))
             length = header_length(bytes(beginning[:1024]), size=self.size, max_header=max_header)
             missing = 8 + length - len(beginning)
