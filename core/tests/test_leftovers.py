@@ -136,8 +136,8 @@ def test_a_new_file_that_another_save_is_about_to_remove_is_made_again(
 
     monkeypatch.setattr(fcntl, "flock", lock_second)
     with replacement.ReplacementFile(target, fsync=False) as file:
-        os.write(file.fd, b"new")
-        assert not os.path.sameopenfile(file.fd, rivals[0])
+        os.write(file.part.fd, b"new")
+        assert not os.path.sameopenfile(file.part.fd, rivals[0])
     os.close(rivals[0])
     assert target.read_bytes() == b"new"
     assert not parts(target.parent)
@@ -183,7 +183,7 @@ def test_on_a_network_only_leftovers_of_yesterday_are_removed(
     leftover.write_bytes(b"of another machine, perhaps")
     changed = leftover.stat().st_mtime - age
     os.utime(leftover, (changed, changed))
-    monkeypatch.setattr(replacement, "is_network_file", lambda _: True)
+    monkeypatch.setattr("safetensors_core.parts.is_network_file", lambda _: True)
     write(target)
     assert leftover.exists() is stays
 

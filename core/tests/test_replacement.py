@@ -66,7 +66,7 @@ def test_the_new_bytes_of_a_private_file_are_private_while_they_are_written(
     target.chmod(0o600)
     umask(0)
     with ReplacementFile(target, fsync=False) as file:
-        assert stat.S_IMODE(os.fstat(file.fd).st_mode) == 0o600
+        assert stat.S_IMODE(os.fstat(file.part.fd).st_mode) == 0o600
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to others")
