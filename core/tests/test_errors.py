@@ -12,12 +12,18 @@ import weakref
 import pytest
 
 from safetensors_core import (
+    CheckpointError,
+    CheckpointReason,
+    CheckpointWarning,
     ClosedFileError,
+    FileChangedError,
     FrameworkNotFoundError,
     HeaderError,
     InvalidInputError,
+    NotASafetensorsRepoError,
     PluginError,
     Reason,
+    RemoteError,
     SafetensorError,
     SharedMemoryError,
     SliceError,
@@ -65,6 +71,10 @@ ERRORS: list[SafetensorError] = [
     SharedMemoryError([["a", "b"]], "clone() one"),
     ClosedFileError("a.safetensors is closed"),
     StateDictError("a.safetensors", ["b"], ["c"], {"w": ([1], [2])}),
+    CheckpointError(CheckpointReason.MISSING_SHARD, "no such file", "model", ["a.safetensors"]),
+    NotASafetensorsRepoError("org/name", ["model.safetensors"]),
+    RemoteError("the connection broke", "https://example.org/a", status=503),
+    FileChangedError("its ETag changed", "https://example.org/a"),
     PluginError("plugin 'acme' is disabled"),
     FrameworkNotFoundError("framework 'jax' is not installed"),
     TwoPartError("one", second="two"),
@@ -72,7 +82,8 @@ ERRORS: list[SafetensorError] = [
 
 
 def test_the_errors_below_are_the_whole_tree() -> None:
-    tree = {getattr(module, name) for name in module.__all__} - {Reason}
+    tree = {getattr(module, name) for name in module.__all__}
+    tree -= {Reason, CheckpointReason, CheckpointWarning}
     assert tree == {type(error) for error in ERRORS} - {TwoPartError}
 
 

@@ -72,7 +72,9 @@ class SafetensorError(Exception):
 
 
 def _restore(kind: type[SafetensorError], *args: object) -> SafetensorError:
-    return kind.__new__(kind, *args)
+    error = kind.__new__(kind, *args)
+    error.args = args  # which an OSError would take from its constructor
+    return error
 
 
 class HeaderError(SafetensorError):

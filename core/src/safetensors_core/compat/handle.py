@@ -66,12 +66,16 @@ class safe_open:  # noqa: N801  # the name that programs import
         # program may overwrite the file in place and keep them. MLX copies out of any memory.
         self._mapped = name in _MAPPED and backend == "mmap"
         with reading():
+            if os.path.isdir(filename):  # no checkpoint: to the reference, a file is a file
+                raise IsADirectoryError(
+                    errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(filename)
+                )
             try:
                 self._open: open_file | None = open_file(
                     filename, name, self._device, backend="mmap" if self._mapped else "pread"
                 )
             except InvalidInputError as error:
-                code = errno.EISDIR if os.path.isdir(filename) else errno.ENODEV
+                code = errno.ENODEV
                 raise OSError(code, os.strerror(code), os.fspath(filename)) from error
 
     def __enter__(self) -> Self:
@@ -355,7 +359,7 @@ _MAPPED: dict[str, Callable[[open_file, str, Any], PySafeSlice] | None] = {
 
 def _load(file: open_file, name: str, rows: slice | None, device: Any) -> Any:
     """A tensor, or rows of it, on a device that need not be that of the file."""
-    info = file.header.tensors[name]
+    source, info = file.locate(name)
     if rows is None:
-        return file._framework.load(file._source, {name: info}, device)[name]
-    return TensorSlice(name, info, file._source, file._framework, device)[rows]
+        return file._framework.load(source, {name: info}, device)[name]
+    return TensorSlice(name, info, source, file._framework, device)[rows]

@@ -1,0 +1,8 @@
+"""Checkpoints of many files, as a reader sees them.
+
+| module | what lives there |
+|---|---|
+| `index` | `ShardIndex`: which file holds which tensor, and what an index must not say |
+| `location` | what a file, an index, a folder or a URL stands for |
+| `shard_set` | the files of one checkpoint, opened when they are needed |
+"""

@@ -1,0 +1,244 @@
+"""What a location stands for: one file, or the files of a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from safetensors_core.errors import (
+    CheckpointError,
+    CheckpointReason,
+    InvalidInputError,
+    NotASafetensorsRepoError,
+)
+from safetensors_core.header import MAX_HEADER
+from safetensors_core.shards.index import (
+    INDEX_FILE,
+    INDEX_SUFFIX,
+    SINGLE_FILE,
+    ShardIndex,
+    parse_index,
+)
+from safetensors_core.sources.local import check_path, is_url
+
+__all__ = ["Located", "find_checkpoint", "join"]
+
+_SUFFIX = ".safetensors"
+_WEB = ("http", "https", "hf")  # asked for a file at once: listing costs more, or is impossible
+
+
+class Located(NamedTuple):
+    """The files that a location stands for.
+
+    Attributes:
+        location: What the user gave.
+        folder: Where the files are; empty where the location is itself the only file.
+        files: Their names in the folder, sorted; the location where there is no folder.
+        index: What the index says; None where there is none.
+        index_location: Path or URL of the index; None where there is none.
+
+    Example:
+        >>> find_checkpoint(model_path).files == [str(model_path)]
+        True
+    """
+
+    location: str
+    folder: str
+    files: list[str]
+    index: ShardIndex | None = None
+    index_location: str | None = None
+
+    def path(self, file: str) -> str:
+        """Path or URL of one of the files.
+
+        Example:
+            >>> Located("model", "model", ["a.safetensors"]).path("a.safetensors")
+            'model/a.safetensors'
+        """
+        return join(self.folder, file) if self.folder else file
+
+
+def find_checkpoint(
+    location: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Located:
+    """Find the files that a location stands for, and read the index if there is one.
+
+    A folder stands for what its index names; without an index, for ``model.safetensors``, or else
+    for all its safetensors files. Symbolic links out of a folder are not followed, but for those
+    of the cache of Hugging Face into its own store.
+
+    Args:
+        location: A file, an index, a folder, or the URL of one.
+        storage_options: Settings of the storage system.
+
+    Returns:
+        The files. That they exist is known of local ones only.
+
+    Raises:
+        CheckpointError: The index is not valid, or does not fit to the folder.
+        NotASafetensorsRepoError: The folder holds no safetensors files.
+        OSError: The index or the folder cannot be read.
+
+    Example:
+        >>> _ = (tmp_path / "model.safetensors").write_bytes(model_path.read_bytes())
+        >>> find_checkpoint(tmp_path).files
+        ['model.safetensors']
+    """
+    check_path(location)
+    text = os.fsdecode(location)
+    if is_url(location):
+        return _remote(text, storage_options)
+    if os.path.isdir(text):
+        return _local_folder(text)
+    if text.endswith(".json"):
+        folder, name = os.path.split(text)
+        return _indexed_locally(text, folder or os.curdir, name)
+    return Located(text, "", [text])
+
+
+def join(folder: str, name: str) -> str:
+    """Path or URL of a file in a folder.
+
+    Args:
+        folder: Path or URL of the folder.
+        name: Name of the file, as an index has it.
+
+    Returns:
+        For a URL, its path extended by the name, in which nothing has a meaning for URLs.
+
+    Example:
+        >>> join("https://example.org/model/?token=1", "a b.safetensors")
+        'https://example.org/model/a%20b.safetensors?token=1'
+    """
+    if not is_url(folder):
+        return os.path.join(folder, name)
+    scheme = folder.partition("://")[0]
+    if scheme not in ("http", "https"):  # other URLs are names as they stand
+        return f"{folder.rstrip('/')}/{name}"
+    parts = urlsplit(folder)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def _local_folder(folder: str) -> Located:
+    names = sorted(os.listdir(folder))
+    index = _choose_index(names, folder)
+    if index is not None:
+        return _indexed_locally(folder, folder, index)
+    files = _choose_files(names, folder)
+    _check_links(folder, files, folder)
+    return Located(folder, folder, files)
+
+
+def _indexed_locally(location: str, folder: str, name: str) -> Located:
+    path = os.path.join(folder, name)
+    with open(path, "rb") as file:
+        data = file.read(MAX_HEADER + 1)
+    index = parse_index(_checked_size(data, path), path)
+    files = list(index.files)
+    missing = [file for file in files if not os.path.exists(os.path.join(folder, file))]
+    if missing:
+        detail = "the index names files that do not exist"
+        raise CheckpointError(CheckpointReason.MISSING_SHARD, detail, path, missing)
+    _check_links(folder, files, path)
+    return Located(location, folder, files, index, path)
+
+
+def _checked_size(data: bytes, path: str) -> bytes:
+    if len(data) > MAX_HEADER:
+        detail = f"the index has more than {MAX_HEADER:,} bytes"
+        raise CheckpointError(CheckpointReason.INVALID_INDEX, detail, path)
+    return data
+
+
+def _check_links(folder: str, files: list[str], location: str) -> None:
+    """Refuse files that a symbolic link moves out of the folder."""
+    root = os.path.realpath(folder)
+    allowed = [root]
+    # REPOSITORY/snapshots/REVISION holds links into REPOSITORY/blobs.
+    above, _, _ = os.path.abspath(folder).partition(f"{os.sep}snapshots{os.sep}")
+    if above != os.path.abspath(folder):
+        allowed.append(os.path.join(os.path.realpath(above), "blobs"))
+    outside = []
+    for file in files:
+        target = os.path.realpath(os.path.join(folder, file))
+        if all(os.path.commonpath([target, place]) != place for place in allowed):
+            outside.append(file)
+    if outside:
+        detail = "these files are links that lead out of the folder; give them by their own paths"
+        raise CheckpointError(CheckpointReason.OUTSIDE_FOLDER, detail, location, outside)
+
+
+def _choose_index(names: list[str], folder: str) -> str | None:
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    if INDEX_FILE in indexes:
+        return INDEX_FILE
+    if len(indexes) > 1:
+        detail = "the folder holds several checkpoints; give the index of one of them"
+        raise CheckpointError(CheckpointReason.AMBIGUOUS, detail, folder, indexes)
+    return indexes[0] if indexes else None
+
+
+def _choose_files(names: list[str], folder: str) -> list[str]:
+    if SINGLE_FILE in names:
+        return [SINGLE_FILE]
+    files = [name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")]
+    if not files:
+        raise NotASafetensorsRepoError(folder, [INDEX_FILE, SINGLE_FILE, f"*{_SUFFIX}"])
+    return files
+
+
+def _remote(url: str, storage_options: Mapping[str, Any] | None) -> Located:
+    scheme, _, rest = url.partition("://")
+    path = urlsplit(url).path if scheme in ("http", "https") else rest
+    if path.endswith(_SUFFIX):
+        return Located(url, "", [url])
+    if path.endswith(".json"):
+        return _indexed_remotely(url, _parent(url), url, storage_options)
+    if scheme in _WEB:
+        is_folder = scheme == "hf" or path.endswith("/")
+        return _asked_for(url, storage_options) if is_folder else Located(url, "", [url])
+    names = sorted(_names(url, storage_options))
+    if not names:  # then it is a file, or opening it says what is wrong
+        return Located(url, "", [url])
+    index = _choose_index(names, url)
+    if index is not None:
+        return _indexed_remotely(url, url, join(url, index), storage_options)
+    return Located(url, url, _choose_files(names, url))
+
+
+def _asked_for(url: str, storage_options: Mapping[str, Any] | None) -> Located:
+    """The files of a folder that is not listed: the index is asked for."""
+    with contextlib.suppress(FileNotFoundError):
+        return _indexed_remotely(url, url, join(url, INDEX_FILE), storage_options)
+    return Located(url, url, [SINGLE_FILE])
+
+
+def _names(url: str, storage_options: Mapping[str, Any] | None) -> list[str]:
+    """The files in a folder; none where there is no folder, or it belongs to a plugin."""
+    from safetensors_core.sources import remote
+
+    with contextlib.suppress(InvalidInputError, FileNotFoundError, NotADirectoryError):
+        return remote.list_names(url, storage_options) or []
+    return []
+
+
+def _indexed_remotely(
+    location: str, folder: str, url: str, storage_options: Mapping[str, Any] | None
+) -> Located:
+    from safetensors_core.sources import remote
+
+    data = remote.read_all(url, storage_options, MAX_HEADER)
+    index = parse_index(data, url)
+    return Located(location, folder, list(index.files), index, url)
+
+
+def _parent(url: str) -> str:
+    """The folder of a file; a query goes with it, as it may be what permits to read."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https"):
+        return f"{scheme}://{rest.rpartition('/')[0]}"
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/"))
