@@ -189,6 +189,19 @@ class PartFile:
         os.rename(self.path, target)
         self.path = ""
 
+    @property
+    def renamed(self) -> bool:
+        """Whether the file has taken the place of its target, as the file system sees it.
+
+        Example:
+            >>> part = PartFile(str(tmp_path), "a.bin")
+            >>> part.renamed
+            False
+            >>> part.release()
+        """
+        # An interruption may come between the call of the system and what is noted of it.
+        return not self.path or not os.path.lexists(self.path)
+
     def close(self) -> None:
         """Let go of the open file; it stays under its temporary name.
 
