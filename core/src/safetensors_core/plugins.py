@@ -19,8 +19,9 @@ from safetensors_core import hookspecs
 from safetensors_core.errors import FrameworkNotFoundError, InvalidInputError, SafetensorError
 from safetensors_core.framework import Framework
 from safetensors_core.plugin_info import EXTRAS, PluginInfo, manager, remedy
-from safetensors_core.sources import local
+from safetensors_core.sources import local, remote
 from safetensors_core.sources.base import ByteSource
+from safetensors_core.sources.urls import shown
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["PluginInfo", "get_framework", "list_plugins", "open_source", "register_framework"]
 
 manager.register(local)
+manager.register(remote)
 _frameworks: dict[str, Framework] = {}
+# Schemes of URLs that all plugins were loaded for.
+_asked: set[str] = set()
 _lock = threading.RLock()
 
 
@@ -203,16 +207,19 @@ def open_source(
         "backend": backend,
         "storage_options": {} if storage_options is None else storage_options,
     }
-    source = _ask_plugins(given)
+    # Core opens nearly every URL, and a plugin may know better: it is asked before.
+    scheme = str(location).partition("://")[0] if local.is_url(location) else ""
+    source = None if scheme and scheme not in _asked else _ask_plugins(given)
     if source is None:
         # Metadata does not say which locations are a plugin's, so now all of them are asked.
         usable = [info for info in list_plugins() if info.status == "ok"]
         source = _ask_plugins(given)
         if source is None:
             raise InvalidInputError(
-                f"no installed plugin opens {os.fspath(location)!r} ({_found(usable)})"
+                f"no installed plugin opens {shown(os.fsdecode(location))!r} ({_found(usable)})"
                 f"{_unusable(list_plugins())}"
             )
+        _asked.add(scheme)
     return source
 
 
@@ -232,9 +239,9 @@ def _ask_plugins(given: Mapping[str, Any]) -> ByteSource | None:
             if isinstance(source, ByteSource):
                 return source
             fault = f"it answered {type(source).__name__} instead of a ByteSource"
+        asked = shown(os.fsdecode(given["location"]))
         warnings.warn(
-            f"plugin {hook.plugin_name} was asked for {os.fspath(given['location'])!r} and is "
-            f"broken: {fault}",
+            f"plugin {hook.plugin_name} was asked for {asked!r} and is broken: {fault}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -1,0 +1,240 @@
+"""`RemoteSource`: what all remote files share, whatever brings their bytes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from safetensors_core.errors import (
+    ClosedFileError,
+    FileChangedError,
+    InvalidInputError,
+    RemoteError,
+)
+from safetensors_core.sources.attempts import Attempts, Interrupted, connections
+from safetensors_core.sources.base import ByteSource, Segment
+from safetensors_core.sources.parts import Part, plan_parts
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["AsyncSource", "BlockingSource", "RemoteSource"]
+
+
+class RemoteSource(ByteSource):
+    """A file that is read over a network, and not before it must be.
+
+    The first read brings the size of the file, what tells its versions apart, and its beginning,
+    which is kept: a header that fits into `first_read` costs one request.
+
+    Args:
+        location: The URL, as errors show it.
+
+    Attributes:
+        largest: The most bytes that the file may have; None where any size will do. A larger one
+            is refused before its bytes are read.
+
+    Example:
+        >>> issubclass(RemoteSource, ByteSource)
+        True
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.largest: int | None = None
+        self._size: int | None = None
+        self._version: object = None
+        self._beginning: memoryview | None = None
+        self._closed = False
+        self._first = threading.Lock()
+
+    @abstractmethod
+    def _fetch(self, parts: list[Part]) -> None:
+        """Fill all parts; tell `_saw` what each answer says of the file."""
+
+    @property
+    def size(self) -> int:  # type: ignore[override]  # known once the first read has run
+        """Size of the file in bytes. Asking for it reads the beginning of the file."""
+        if self._beginning is None:
+            self._check_open()
+            with self._first:
+                if self._beginning is None:
+                    self._beginning = self._read_beginning()
+        assert self._size is not None
+        return self._size
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Read bytes at a position, long ranges in parallel."""
+        self.read_segments(view, [Segment(offset, 0, len(view))])
+
+    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
+        """Read segments in parallel, those that are close to each other in one request."""
+        self._check_open()
+        if not segments:
+            return
+        size, beginning = self.size, self._beginning or b""
+        wanted = []
+        for segment in segments:
+            offset, begin, end = segment
+            stop = offset + end - begin
+            if stop > size:
+                raise RemoteError(
+                    f"bytes {offset:,} to {stop:,} were asked for, and the file has {size:,}",
+                    self.location,
+                )
+            if stop <= len(beginning):
+                buffer[begin:end] = beginning[offset:stop]
+            else:
+                wanted.append(segment)
+        if wanted:
+            self._fetch(plan_parts(buffer, wanted))
+
+    def close(self) -> None:
+        """Refuse further reads. Connections belong to fsspec, which uses them again."""
+        self._closed = True
+        self._beginning = memoryview(b"")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedFileError(f"{self.location} is closed")
+
+    def _read_beginning(self) -> memoryview:
+        # What an earlier try saw may be of a file that has been replaced.
+        self._size = None
+        buffer = memoryview(bytearray(max(1, self.first_read)))
+        self._fetch([Part(0, [buffer])])
+        return buffer[: self._size].toreadonly()
+
+    def _saw(self, part: Part, size: int, version: object) -> None:
+        """Compare what an answer says of the file with what the first one said."""
+        if self._size is None:
+            if self.largest is not None and size > self.largest:
+                raise InvalidInputError(
+                    f"{self.location} has {size:,} bytes, and at most {self.largest:,} are read"
+                )
+            self._size, self._version = size, version
+        elif size != self._size:
+            raise FileChangedError(
+                f"it had {self._size:,} bytes and now has {size:,}: it changed while it was read. "
+                "Open it again",
+                self.location,
+            )
+        elif version != self._version:
+            raise FileChangedError(
+                f"it changed while it was read (version {self._version}, now {version}). "
+                "Open it again",
+                self.location,
+            )
+        part.cut(size)
+
+
+class BlockingSource(RemoteSource):
+    """A remote file whose parts are fetched one after the other, by the thread that asks.
+
+    Example:
+        >>> issubclass(BlockingSource, RemoteSource)
+        True
+    """
+
+    @abstractmethod
+    def _attempt(self, part: Part) -> None:
+        """Fetch what a part misses, or some of it.
+
+        Raises:
+            Interrupted: It failed and may be tried again.
+        """
+
+    def _fetch(self, parts: list[Part]) -> None:
+        for part in parts:
+            attempts = Attempts(self.location)
+            while True:
+                before = part.position
+                try:
+                    self._attempt(part)
+                    if not part.missing:
+                        break
+                    error = _short(part)
+                except Interrupted as interrupted:
+                    error = interrupted
+                time.sleep(attempts.wait_after(error, part.position - before))
+
+
+class AsyncSource(RemoteSource):
+    """A remote file whose parts are fetched at the same time, in the event loop of fsspec.
+
+    Example:
+        >>> issubclass(AsyncSource, RemoteSource)
+        True
+    """
+
+    @abstractmethod
+    async def _attempt(self, part: Part) -> None:
+        """Fetch what a part misses, or some of it.
+
+        Raises:
+            Interrupted: It failed and may be tried again.
+        """
+
+    def _fetch(self, parts: list[Part]) -> None:
+        run(self._fetch_all(parts))
+
+    async def _fetch_all(self, parts: list[Part]) -> None:
+        import asyncio
+
+        waiting = iter(parts)
+        # All take from one iterator: who is done with a part begins the next one.
+        workers = [
+            asyncio.ensure_future(self._work(waiting))
+            for _ in range(min(connections(), len(parts)))
+        ]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, waiting: Any) -> None:
+        import asyncio
+
+        for part in waiting:
+            attempts = Attempts(self.location)
+            while True:
+                before = part.position
+                try:
+                    await self._attempt(part)
+                    if not part.missing:
+                        break
+                    error = _short(part)
+                except Interrupted as interrupted:
+                    error = interrupted
+                await asyncio.sleep(attempts.wait_after(error, part.position - before))
+
+
+def _short(part: Part) -> Interrupted:
+    return Interrupted(f"the answer ended {part.missing:,} bytes early")
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in the event loop of fsspec, and wait for its end.
+
+    Args:
+        coroutine: What to run. It is cancelled where the wait is interrupted.
+    """
+    import asyncio
+
+    from fsspec.asyn import get_loop
+
+    loop: asyncio.AbstractEventLoop = get_loop()
+    if asyncio._get_running_loop() is loop:
+        coroutine.close()
+        raise RuntimeError("a remote file cannot be read in the event loop of fsspec itself")
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    try:
+        future.result()
+    except BaseException:
+        future.cancel()
+        raise

@@ -1,0 +1,44 @@
+"""URLs as errors may show them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+__all__ = ["shown"]
+
+# Not within `[::1]`, the address of a host.
+_LINK = re.compile(r"::(?=[A-Za-z][\w+.-]*(?:://|::|$))")
+
+
+def shown(url: str) -> str:
+    """A URL without what may give access: user, password, query and fragment.
+
+    Args:
+        url: The URL, or several in a chain with ``::`` between them, as fsspec has them.
+
+    Returns:
+        Scheme, host, port and path.
+
+    Example:
+        >>> shown("https://me:secret@example.org:8080/model.safetensors?X-Amz-Signature=0123")
+        'https://example.org:8080/model.safetensors'
+    """
+    return "::".join(map(_shown, _LINK.split(url)))
+
+
+def _shown(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    if scheme.lower() not in {"http", "https"}:
+        # Elsewhere, `?` and `#` may stand in names; only what S3 and others put behind it goes.
+        rest, mark, query = rest.partition("?")
+        rest += mark + query if "=" not in query else ""
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as a bracket that is not closed
+        return f"{scheme}://..."
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
