@@ -60,7 +60,7 @@ def test_with_json_a_file_that_is_refused_is_one_object_on_standard_output(tmp_p
     ("file", "error", "message"),
     [
         ("absent", "FileNotFoundError", "No such file or directory. Check the path"),
-        (".", "IsADirectoryError", "Is a directory. Name a file in it"),
+        (".", "NotASafetensorsRepoError", "there are no safetensors files here"),
         ("pipe", "InvalidInputError", "pipe is not a regular file. Name a safetensors file"),
         ("acme://w", "InvalidInputError", "no installed plugin opens 'acme://w'"),
         ("file/below", "NotADirectoryError", "Not a directory. Check the path"),

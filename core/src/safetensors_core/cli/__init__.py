@@ -2,10 +2,12 @@
 
 | module | what lives there |
 |---|---|
-| `inspection`, `plugins`, `demo`, `new_plugin` | the commands |
+| `inspection`, `splitting`, `plugins`, `demo`, `new_plugin` | the commands |
+| `options` | options that several commands have |
 | `gpt2`, `roundtrip`, `scratch` | what the demonstration makes, what it does, and where |
 | `skeleton` | what `new_plugin` writes, from the files in the folder `template` |
 | `output`, `text` | standard output: JSON, tables, text that a terminal cannot be fooled by |
+| `progress`, `warned` | how far a command is, and what the library warned of |
 | `failure` | errors as one line or one JSON object, and the exit status |
 
 Exit status: 0 done, 2 failed, 130 interrupted, 141 the reader of a pipe went away. With ``--json``
@@ -31,6 +33,7 @@ from safetensors_core.cli.inspection import inspect
 from safetensors_core.cli.new_plugin import new_plugin
 from safetensors_core.cli.output import OUTPUT, OutputError
 from safetensors_core.cli.plugins import plugins
+from safetensors_core.cli.splitting import merge, split
 
 __all__ = ["main"]
 
@@ -39,7 +42,7 @@ _NAME = "safetensors-core"
 
 @click.group(
     _NAME,
-    commands=[demo, inspect, new_plugin, plugins],
+    commands=[demo, inspect, merge, new_plugin, plugins, split],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

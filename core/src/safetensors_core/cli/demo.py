@@ -15,7 +15,7 @@ import safetensors_core
 from safetensors_core.cli import output
 from safetensors_core.cli.failure import ReportingCommand
 from safetensors_core.cli.gpt2 import gpt2_shapes
-from safetensors_core.cli.inspection import max_header_option
+from safetensors_core.cli.options import max_header_option
 from safetensors_core.cli.roundtrip import Original, Step, compare_files, read_steps, save_step
 from safetensors_core.cli.text import inert, without_surrogates
 

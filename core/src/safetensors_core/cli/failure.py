@@ -15,10 +15,13 @@ from safetensors_core.cli import output
 from safetensors_core.cli.output import OutputError
 from safetensors_core.cli.text import inert, without_surrogates
 from safetensors_core.errors import (
+    CheckpointError,
+    CheckpointReason,
     HeaderError,
     InvalidInputError,
     PluginError,
     Reason,
+    RemoteError,
     SafetensorError,
     UnsupportedDtypeError,
 )
@@ -50,6 +53,14 @@ _WITH_REMEDY = frozenset(
         Reason.HEADER_TOO_LARGE,
     }
 )
+_CHECKPOINT_REMEDIES = {
+    CheckpointReason.NO_CHECKPOINT: "Name a safetensors file, or a folder that holds one",
+    CheckpointReason.INVALID_INDEX: "Write the index again",
+    CheckpointReason.OUTSIDE_FOLDER: "Check where the checkpoint comes from",
+    CheckpointReason.MISSING_SHARD: "Download or copy the files again",
+    CheckpointReason.MISSING_TENSOR: "Download or copy all files of one version again",
+    CheckpointReason.DUPLICATE_TENSOR: "Download or copy all files of one version again",
+}
 _INCOMPLETE = frozenset({Reason.EMPTY, Reason.TOO_SHORT, Reason.HEADER_TRUNCATED, Reason.TRUNCATED})
 
 
@@ -60,7 +71,7 @@ class Failure(click.ClickException):
         message: One line: the path, the cause and the remedy.
         error: Name of the kind of error.
         path: The file that it is about, where it is about one.
-        reason: The broken rule of the format, where that is the cause.
+        reason: The broken rule of the format or of a checkpoint, where that is the cause.
         exit_code: The exit status.
 
     Example:
@@ -103,12 +114,12 @@ class Failure(click.ClickException):
         if isinstance(error, OutputError) and error.errno == errno.EPIPE:
             return _Unread("nobody reads the output", error=kind)
         message = _message(error)
-        path = _path(error, path)
+        path = _shown(_path(error, path))
         # A short path may occur in any message by chance.
         if path is not None and not message.startswith(path) and repr(path) not in message:
             message = f"{path}: {message}"
-        reason = error.reason.value if isinstance(error, HeaderError) else None
-        return cls(message, error=kind, path=path, reason=reason)
+        rule = error.reason.value if isinstance(error, (HeaderError, CheckpointError)) else None
+        return cls(message, error=kind, path=path, reason=rule)
 
     def report(self, *, as_json: bool) -> None:
         """Tell the user: an object on standard output, or else one line on standard error.
@@ -168,7 +179,8 @@ class ReportingCommand(click.Command):
         try:
             return super().invoke(ctx)
         except (SafetensorError, OSError, MemoryError, KeyboardInterrupt) as error:
-            raise Failure.of(error, ctx.params.get("file")) from error
+            given = ctx.params.get("file") or ctx.params.get("location")
+            raise Failure.of(error, given) from error
 
 
 @functools.singledispatch
@@ -193,14 +205,29 @@ def _(error: UnsupportedDtypeError) -> str:
     return str(error) if error.remedy else _sentence(str(error), "Try another --framework")
 
 
+@_message.register(CheckpointError)
+def _(error: CheckpointError) -> str:
+    return _sentence(str(error), _CHECKPOINT_REMEDIES.get(error.reason))
+
+
+@_message.register(RemoteError)
+def _(error: RemoteError) -> str:
+    return _sentence(str(error), "Try again, or check the URL and the network")
+
+
 @_message.register(InvalidInputError)
 def _(error: InvalidInputError) -> str:
-    return _sentence(str(error), "Name a safetensors file")
+    message = str(error)
+    # Most of these say what was expected.
+    is_about_file = message.endswith("is not a regular file") or "no installed plugin" in message
+    return _sentence(message, "Name a safetensors file" if is_about_file else None)
 
 
 @_message.register(OSError)
 def _(error: OSError) -> str:
-    return _sentence(error.strerror or str(error), _REMEDIES.get(error.errno or 0))
+    # The library speaks of its parameter, which is an option here.
+    message = (error.strerror or str(error)).replace("pass overwrite=True", "pass --overwrite")
+    return _sentence(message, _REMEDIES.get(error.errno or 0))
 
 
 @_message.register(MemoryError)
@@ -222,6 +249,15 @@ def _path(error: BaseException, given: str | None) -> str | None:
         return None
     named = getattr(error, "location", None) or getattr(error, "filename", None)
     return os.fsdecode(named) if isinstance(named, (str, bytes)) else given
+
+
+def _shown(path: str | None) -> str | None:
+    """A path, or a URL without what may give access."""
+    if path is None or "://" not in path:
+        return path
+    from safetensors_core.sources.urls import shown
+
+    return shown(path)
 
 
 def _sentence(message: str, remedy: str | None) -> str:

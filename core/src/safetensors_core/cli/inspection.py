@@ -1,8 +1,9 @@
-"""`safetensors-core inspect`: what a file's header says."""
+"""`safetensors-core inspect`: what the headers of a file or a checkpoint say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -11,19 +12,16 @@ import safetensors_core
 from safetensors_core import collector
 from safetensors_core.cli import output
 from safetensors_core.cli.failure import ReportingCommand
+from safetensors_core.cli.options import max_header_option, storage_option
 from safetensors_core.cli.output import Column
 from safetensors_core.cli.text import inert, shortened, without_surrogates
 from safetensors_core.sizes import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
     from safetensors_core import Header, TensorInfo
+    from safetensors_core.checkpoint.metadata import CheckpointMetadata
 
-    Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-__all__ = ["inspect", "max_header_option"]
+__all__ = ["inspect"]
 
 _MAX_VALUE = 200  # characters of a metadata value that people are shown
 
@@ -36,55 +34,87 @@ class Total(NamedTuple):
     nbytes: int
 
 
-def max_header_option(command: Decorated) -> Decorated:
-    """Give a command the option `--max-header`.
-
-    Args:
-        command: The command's function.
-
-    Returns:
-        The same function, which click now calls with `max_header` too.
-
-    Example:
-        >>> @click.command()
-        ... @max_header_option
-        ... def show(max_header):
-        ...     print(max_header)
-        >>> show.main(["--max-header", "10"], standalone_mode=False)
-        10
-    """
-    return click.option(
-        "--max-header",
-        type=click.INT,
-        # Asked for when a command runs: importing the limit would slow every start down.
-        default=lambda: safetensors_core.MAX_HEADER,
-        show_default="100000000",
-        metavar="BYTES",
-        help="Longest header to accept.",
-    )(command)
-
-
 @click.command(cls=ReportingCommand)
-@click.argument("file", type=click.Path())
+@click.argument("location", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--revision",
+    metavar="NAME",
+    help="Branch, tag or commit of a repository of the Hugging Face Hub.",
+)
 @max_header_option
-def inspect(file: str, as_json: bool, max_header: int) -> None:
-    """Show the tensors and the metadata of FILE.
+@storage_option
+def inspect(
+    location: str,
+    as_json: bool,
+    revision: str | None,
+    max_header: int,
+    storage_options: dict[str, Any] | None,
+) -> None:
+    """Show the tensors and the metadata of LOCATION.
 
-    Only the header is read, and no framework is needed.
+    LOCATION is a file, an index, a folder, the URL of one, or a repository of the Hugging Face
+    Hub (hf://org/name). Only headers are read, and no framework is needed.
     """
-    header = safetensors_core.read_header(file, max_header=max_header)
+    if revision is None and _is_local_file(location):
+        _report_file(
+            location, safetensors_core.read_header(location, max_header=max_header), as_json
+        )
+        return
+    from safetensors_core.checkpoint.metadata import read_metadata
+    from safetensors_core.cli.progress import progress_bar
+    from safetensors_core.cli.warned import collected_warnings
+    from safetensors_core.sources.urls import shown
+
+    with (
+        collected_warnings(as_json=as_json) as warned,
+        progress_bar("reading headers", " files", wanted=not as_json) as progress,
+    ):
+        checkpoint = read_metadata(
+            location,
+            revision=revision,
+            max_header=max_header,
+            storage_options=storage_options,
+            progress=progress,
+        )
+    location = shown(location)
+    only = _only_file(location, checkpoint)
+    if only is not None:
+        _report_file(location, only, as_json)
+        return
     with collector.paused():
         if as_json:
-            output.write_json(_document(file, header))
+            output.write_json(_checkpoint_document(location, checkpoint, warned))
         else:
-            _write_text(file, header)
+            _write_checkpoint(location, checkpoint)
 
 
-def _document(file: str, header: Header) -> dict[str, object]:
-    totals = _totals(header.tensors.values())
+def _is_local_file(location: str) -> bool:
+    """Whether a location is no checkpoint of possibly many files: so also what does not exist."""
+    from safetensors_core.sources.local import is_url
+
+    return not (is_url(location) or location.endswith(".json") or os.path.isdir(location))
+
+
+def _only_file(location: str, checkpoint: CheckpointMetadata) -> Header | None:
+    """The header of a file that was named itself, by its URL."""
+    for name, header in checkpoint.files.items():
+        if not checkpoint.sharded and location.rpartition("/")[2] == name.rpartition("/")[2]:
+            return header
+    return None
+
+
+def _report_file(location: str, header: Header, as_json: bool) -> None:
+    with collector.paused():
+        if as_json:
+            document = {"path": without_surrogates(location), **_file_document(header)}
+            output.write_json({**document, **_sums([header])})
+        else:
+            _write_text(location, header)
+
+
+def _file_document(header: Header) -> dict[str, object]:
     return {
-        "path": without_surrogates(file),
         "nbytes": header.file_nbytes,
         "header_nbytes": header.length,
         "metadata": header.metadata,
@@ -98,14 +128,38 @@ def _document(file: str, header: Header) -> dict[str, object]:
             }
             for name, info in header.tensors.items()
         },
+    }
+
+
+def _sums(headers: Iterable[Header]) -> dict[str, object]:
+    totals = _totals(headers)
+    return {
         "dtypes": {dtype: total._asdict() for dtype, total in totals.items()},
         "total": _sum(totals.values())._asdict(),
     }
 
 
-def _write_text(file: str, header: Header) -> None:
+def _checkpoint_document(
+    location: str, checkpoint: CheckpointMetadata, warned: list[str]
+) -> dict[str, object]:
+    headers = checkpoint.files.values()
+    return {
+        "path": without_surrogates(location),
+        "nbytes": sum(header.file_nbytes for header in headers),
+        "sharded": checkpoint.sharded,
+        "metadata": checkpoint.metadata,
+        "files": {
+            without_surrogates(name): _file_document(header)
+            for name, header in checkpoint.files.items()
+        },
+        **_sums(headers),
+        "warnings": warned,
+    }
+
+
+def _write_text(location: str, header: Header) -> None:
     output.write(
-        f"{inert(file)}: {size_text(header.file_nbytes)}, "
+        f"{inert(location)}: {size_text(header.file_nbytes)}, "
         f"header {size_text(header.length)}, {len(header.tensors):,} tensors\n"
     )
     if header.tensors:
@@ -118,26 +172,68 @@ def _write_text(file: str, header: Header) -> None:
         ]
         output.write_table(columns, rows)
         output.write("")
-    totals = _totals(header.tensors.values())
-    counts = [Column(title, right=True) for title in Total._fields]
-    counts[-1] = Column("bytes", right=True)
-    rows_by_dtype = [
-        (dtype, *(f"{count:,}" for count in total))
-        for dtype, total in [*totals.items(), ("total", _sum(totals.values()))]
+    totals = _totals([header])
+    _write_totals("dtype", [*totals.items(), ("total", _sum(totals.values()))])
+    output.write(f"\n{_metadata_text('metadata', header.metadata)}")
+
+
+def _write_checkpoint(location: str, checkpoint: CheckpointMetadata) -> None:
+    headers = checkpoint.files.values()
+    totals = _totals(headers)
+    total = _sum(totals.values())
+    count = f"{len(headers):,} {'file' if len(headers) == 1 else 'files'}"
+    nbytes = sum(header.file_nbytes for header in headers)
+    output.write(f"{inert(location)}: {count}, {size_text(nbytes)}, {total.tensors:,} tensors\n")
+    if headers:
+        rows = [(name, _sum(_totals([one]).values())) for name, one in checkpoint.files.items()]
+        _write_totals("file", rows)
+        output.write("")
+    _write_totals("dtype", [*totals.items(), ("total", total)])
+    texts = [_metadata_text("metadata of the index", checkpoint.metadata)]
+    texts += [
+        _metadata_text(f"metadata of {_files_text(names)}", checkpoint.files[names[0]].metadata)
+        for names in _by_metadata(checkpoint.files)
     ]
-    output.write_table([Column("dtype"), *counts], rows_by_dtype)
-    output.write(f"\n{_metadata_text(header.metadata)}")
+    output.write("")
+    output.write("\n".join(texts if checkpoint.metadata is not None else texts[1:]))
 
 
-def _metadata_text(metadata: dict[str, str] | None) -> str:
+def _by_metadata(files: Mapping[str, Header]) -> list[list[str]]:
+    """Names of the files, those with the same metadata together."""
+    groups: dict[object, list[str]] = {}
+    for name, header in files.items():
+        key = None if header.metadata is None else tuple(sorted(header.metadata.items()))
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def _files_text(names: list[str]) -> str:
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"{inert(names[0])}{more}"
+
+
+def _write_totals(title: str, totals: Iterable[tuple[str, Total]]) -> None:
+    counts = [Column(field, right=True) for field in ("tensors", "parameters", "bytes")]
+    rows = [(name, *(f"{count:,}" for count in total)) for name, total in totals]
+    output.write_table([Column(title), *counts], rows)
+
+
+def _metadata_text(title: str, metadata: Mapping[str, Any] | None) -> str:
     if not metadata:
-        return "metadata: none"
-    lines = ["metadata:"]
+        return f"{title}: none"
+    lines = [f"{title}:"]
     for key, value in metadata.items():
+        shown = value if isinstance(value, str) else _json_text(value)
         lines.append(
-            f"  {inert(shortened(key, _MAX_VALUE))}: {inert(shortened(value, _MAX_VALUE))}"
+            f"  {inert(shortened(key, _MAX_VALUE))}: {inert(shortened(shown, _MAX_VALUE))}"
         )
     return "\n".join(lines)
+
+
+def _json_text(value: object) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _elements(info: TensorInfo) -> int:
@@ -145,14 +241,15 @@ def _elements(info: TensorInfo) -> int:
     return info.nbytes * 8 // info.dtype.bits
 
 
-def _totals(infos: Iterable[TensorInfo]) -> dict[str, Total]:
-    """Totals by dtype, in the order in which the file has the dtypes."""
+def _totals(headers: Iterable[Header]) -> dict[str, Total]:
+    """Totals by dtype, in the order in which the files have the dtypes."""
     sums: dict[str, list[int]] = {}
-    for info in infos:
-        total = sums.setdefault(info.dtype.value, [0, 0, 0])
-        total[0] += 1
-        total[1] += _elements(info)
-        total[2] += info.nbytes
+    for header in headers:
+        for info in header.tensors.values():
+            total = sums.setdefault(info.dtype.value, [0, 0, 0])
+            total[0] += 1
+            total[1] += _elements(info)
+            total[2] += info.nbytes
     return {dtype: Total(*total) for dtype, total in sums.items()}
 
 

@@ -1,0 +1,273 @@
+"""Checkpoints written again as several files, or as one, without loading them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from safetensors_core.checkpoint.copying import CopyStream
+from safetensors_core.checkpoint.saving import write_checkpoint
+from safetensors_core.checkpoint.shard_plan import plan_shards
+from safetensors_core.errors import CheckpointWarning, InvalidInputError
+from safetensors_core.header import MAX_HEADER, TensorInfo
+from safetensors_core.plugins import open_source
+from safetensors_core.shards.index import INDEX_SUFFIX
+from safetensors_core.shards.location import Located, find_checkpoint, join
+from safetensors_core.shards.shard_set import ShardSet
+from safetensors_core.sources import ByteSource, remote
+from safetensors_core.sources.local import check_path, is_url
+from safetensors_core.sources.urls import shown
+from safetensors_core.writer import save_stream
+
+__all__ = ["CopiedCheckpoint", "merge_checkpoint", "split_checkpoint"]
+
+_LOCAL_SCHEMES = ("file://", "local://")  # URLs that are paths
+_MOST_NAMED = 10  # keys of metadata in a warning
+
+
+class CopiedCheckpoint(NamedTuple):
+    """What `split_checkpoint` and `merge_checkpoint` have written.
+
+    Attributes:
+        files: Paths or URLs of the safetensors files.
+        index: Path or URL of the index; None where there is none.
+        tensors: Number of tensors.
+        nbytes: Size of all tensors in bytes.
+
+    Example:
+        >>> CopiedCheckpoint(["model.safetensors"], None, 2, 36).nbytes
+        36
+    """
+
+    files: list[str]
+    index: str | None
+    tensors: int
+    nbytes: int
+
+
+def split_checkpoint(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    max_shard_size: int | str = "5GB",
+    filename_pattern: str = "model{suffix}.safetensors",
+    *,
+    overwrite: bool = False,
+    max_header: int = MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> CopiedCheckpoint:
+    """Write the tensors of a checkpoint to several files and an index.
+
+    Bytes are copied as they are, so every dtype is, and no framework is needed. Memory stays at
+    some tens of MiB. The folder gets all files or is left as it was, as `save_checkpoint` does
+    it, and the source is never changed.
+
+    Args:
+        source: A file, an index, a folder, or the URL of one.
+        folder: Path or URL of the folder; made where it is missing.
+        max_shard_size: Most bytes of tensors in a file, such as ``"5GB"``. A tensor that is
+            larger gets a file of its own.
+        filename_pattern: Names of the files, with ``{suffix}`` in it.
+        overwrite: Whether to replace a checkpoint that is in the folder already.
+        max_header: Longest header to accept, in bytes.
+        storage_options: Settings of the storage system, for what is a URL.
+        progress: Called with the bytes that were copied so far and with those of all tensors.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InvalidInputError: The folder holds files to read, or a size or pattern cannot be used.
+        FileExistsError: A checkpoint is there already, and `overwrite` is not set.
+        CheckpointError: The files to read do not fit together.
+        HeaderError: One of them is not a valid safetensors file.
+        OSError: A file cannot be read or written.
+
+    Warns:
+        CheckpointWarning: The files to read have different metadata. That of the first is taken.
+
+    Example:
+        >>> split_checkpoint(model_path, tmp_path / "split", max_shard_size=24).tensors
+        2
+        >>> sorted(os.listdir(tmp_path / "split"))[:2]
+        ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    """
+    check_path(folder)
+    target = os.fsdecode(folder)
+    with _opened(source, max_header, storage_options) as original:
+        contents = _contents(target, storage_options)
+        original.check_apart(contents.values(), target)
+        if not overwrite and any(
+            name.endswith((".safetensors", INDEX_SUFFIX)) for name in contents
+        ):
+            raise _already(target, "a checkpoint is in this folder")
+        sizes = {name: info.nbytes for name, (_, info) in original.tensors.items()}
+        plan = plan_shards(sizes, max_shard_size, filename_pattern)
+        order = [name for names in plan.files.values() for name in original.sorted(names)]
+        with CopyStream(original.tensors, order, progress) as stream:
+            write_checkpoint(
+                stream.entries(),
+                target,
+                max_shard_size,
+                original.metadata,
+                filename_pattern,
+                storage_options=storage_options,
+            )
+    index = join(target, plan.pattern.index) if plan.is_sharded else None
+    files = [join(target, file) for file in plan.files]
+    return CopiedCheckpoint(files, index, len(sizes), plan.total_size)
+
+
+def merge_checkpoint(
+    source: str | os.PathLike[str],
+    filename: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    max_header: int = MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> CopiedCheckpoint:
+    """Write the tensors of a checkpoint to one file, whole or not at all.
+
+    Bytes are copied as they are, so every dtype is, and no framework is needed. Memory stays at
+    some tens of MiB. Where the original of a split checkpoint had its tensors in the order in
+    which `save_file` writes them, the file has the same bytes as the original. The source is
+    never changed.
+
+    Args:
+        source: A file, an index, a folder, or the URL of one.
+        filename: Path or URL of the file.
+        overwrite: Whether to replace a file that is there already.
+        max_header: Longest header to accept, in bytes.
+        storage_options: Settings of the storage system, for what is a URL.
+        progress: Called with the bytes that were copied so far and with those of all tensors.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InvalidInputError: `filename` is one of the files to read.
+        FileExistsError: It is there already, and `overwrite` is not set.
+        CheckpointError: The files to read do not fit together.
+        HeaderError: One of them is not a valid safetensors file.
+        OSError: A file cannot be read or written.
+
+    Warns:
+        CheckpointWarning: The files to read have different metadata. That of the first is taken.
+
+    Example:
+        >>> merge_checkpoint(model_path, tmp_path / "copy.safetensors").nbytes
+        36
+        >>> (tmp_path / "copy.safetensors").read_bytes() == model_path.read_bytes()
+        True
+    """
+    check_path(filename)
+    target = os.fsdecode(filename)
+    with _opened(source, max_header, storage_options) as original:
+        original.check_apart([target], target)
+        if not overwrite and _exists(target, storage_options):
+            raise _already(target, "the file exists")
+        order = original.sorted(original.tensors)
+        with CopyStream(original.tensors, order, progress) as stream:
+            save_stream(stream.entries(), filename, original.metadata)
+        nbytes = sum(info.nbytes for _, info in original.tensors.values())
+        return CopiedCheckpoint([target], None, len(order), nbytes)
+
+
+class _Original(NamedTuple):
+    """A checkpoint that is read."""
+
+    located: Located
+    tensors: Mapping[str, tuple[ByteSource, TensorInfo]]
+    metadata: dict[str, str] | None
+
+    def sorted(self, names: Iterable[str]) -> list[str]:
+        """Names in the order in which a file has them that we write."""
+        return sorted(names, key=lambda name: (-self.tensors[name][1].dtype.rank, name))
+
+    def check_apart(self, places: Iterable[str], target: str) -> None:
+        """Refuse to write where one of the files to read is, by whatever name it goes there."""
+        paths = [self.located.path(file) for file in self.located.files]
+        if self.located.index_location is not None:
+            paths.append(self.located.index_location)
+        read = {_identity(path): path for path in paths}
+        for place in places:
+            identity = _identity(place)
+            if identity is not None and identity in read:
+                raise InvalidInputError(
+                    f"{shown(target)}: {shown(read[identity])!r} is read from there, and is left "
+                    "as it is. Choose another place for the result"
+                )
+
+
+@contextlib.contextmanager
+def _opened(
+    location: str | os.PathLike[str], max_header: int, storage_options: Mapping[str, Any] | None
+) -> Iterator[_Original]:
+    located = find_checkpoint(location, storage_options)
+    # Not mapped: a file that is cut short under a map ends the process.
+    with contextlib.closing(ShardSet(located, "pread", max_header, storage_options)) as shards:
+        order = shards.header.tensors  # this also finds names that are in several files
+        found = {
+            name: (source, info) for source, infos in shards.parts() for name, info in infos.items()
+        }
+        _warn_of_differences(shards)
+        yield _Original(located, {name: found[name] for name in order}, shards.metadata())
+
+
+def _warn_of_differences(shards: ShardSet) -> None:
+    """Warn of metadata that is lost because the files do not agree."""
+    metadata = [(shards.source(file).header.metadata or {}).items() for file in shards.files]
+    keys = sorted({key for other in metadata for key, _ in other ^ metadata[0]})
+    if keys:
+        more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
+        warnings.warn(
+            f"{shown(shards.location)}: the files have different metadata; that of "
+            f"{shards.files[0]!r} is taken. They differ in {', '.join(map(repr, keys[:_MOST_NAMED]))}{more}",
+            CheckpointWarning,
+            stacklevel=6,
+        )
+
+
+def _contents(folder: str, storage_options: Mapping[str, Any] | None) -> dict[str, str]:
+    """Paths or URLs of what is in a folder, by name; none where it does not exist."""
+    names: Iterable[str] = ()
+    with contextlib.suppress(FileNotFoundError):
+        remote_folder = is_url(folder)
+        names = remote.list_names(folder, storage_options) if remote_folder else os.listdir(folder)
+    return {name: join(folder, name) for name in names}
+
+
+def _exists(target: str, storage_options: Mapping[str, Any] | None) -> bool:
+    if not is_url(target):
+        return os.path.isfile(target)
+    try:
+        open_source(target, "pread", storage_options).close()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _already(target: str, what: str) -> FileExistsError:
+    return FileExistsError(
+        errno.EEXIST,
+        f"{what}, and is left as it is; pass overwrite=True to replace it",
+        shown(target),
+    )
+
+
+def _identity(location: str) -> object:
+    """What a location is the same as: device and number of a file; None where there is none."""
+    for scheme in _LOCAL_SCHEMES:
+        location = location.removeprefix(scheme)
+    if is_url(location):
+        return shown(location)
+    try:
+        status = os.stat(location)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
