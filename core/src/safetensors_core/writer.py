@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safetensors_core.entries import Entry, collect_entries, describe_entries, prepare_file
-from safetensors_core.errors import InvalidInputError
+from safetensors_core.remote_writing import RemoteFile
 from safetensors_core.replacement import ReplacementFile
 from safetensors_core.sources.local import check_path, is_url
 
@@ -27,31 +27,39 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save tensors to a file, whole or not at all.
 
     The file appears under its name when it is complete and, by default, on disk; until then the
     previous one stays as it is. It keeps the previous one's mode and follows symbolic links.
-    Tensors that are not contiguous on the host are copied there one at a time.
+    Tensors that are not contiguous on the host are copied there one at a time. A URL that fsspec
+    can write to is a place for files, too.
 
     Args:
         tensors: Tensors by name, of any installed framework, also mixed. Not changed.
-        filename: Path of the file.
+        filename: Path of the file, or a URL.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk. Without it a save is faster, and a
-            power cut soon afterwards can leave a file with wrong values.
+            power cut soon afterwards can leave a file with wrong values. Has no meaning for a
+            URL.
+        storage_options: Settings of the storage system, for a URL.
 
     Raises:
         InvalidInputError: A name, a metadata value, a tensor or `alignment` cannot be saved.
         UnsupportedDtypeError: The format has no exact equivalent of a dtype.
         PluginError: No installed plugin takes one of the tensors.
-        OSError: The file system refuses, with `errno` and `filename`.
+        OSError: The file system refuses, with `errno` and `filename`; a RemoteError where
+            writing to a URL fails.
 
     Example:
         >>> save_file({"w": np.zeros((2, 3))}, tmp_path / "model.safetensors", {"step": "100"})
     """
-    _write_file(describe_entries(tensors), filename, metadata, alignment, fsync)
+    entries = describe_entries(tensors)
+    _write_file(
+        entries, filename, metadata, alignment, fsync=fsync, storage_options=storage_options
+    )
 
 
 def save(
@@ -101,6 +109,7 @@ def save_stream(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save tensors whose bytes are produced one chunk at a time, without holding them.
 
@@ -111,15 +120,17 @@ def save_stream(
     Args:
         entries: Name, dtype and shape, and a callable that yields the tensor's bytes in C
             order, little-endian, in as many chunks as it likes.
-        filename: Path of the file.
+        filename: Path of the file, or a URL.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
-        fsync: Whether to wait until the file is on disk.
+        fsync: Whether to wait until the file is on disk. Has no meaning for a URL.
+        storage_options: Settings of the storage system, for a URL.
 
     Raises:
         InvalidInputError: An entry cannot be saved, occurs twice, or yields more or fewer
             bytes than its spec says.
-        OSError: The file system refuses, with `errno` and `filename`.
+        OSError: The file system refuses, with `errno` and `filename`; a RemoteError where
+            writing to a URL fails.
 
     Example:
         >>> from safetensors_core import Dtype, TensorSpec
@@ -129,7 +140,10 @@ def save_stream(
         >>> path.stat().st_size
         1024080
     """
-    _write_file(collect_entries(entries), filename, metadata, alignment, fsync)
+    collected = collect_entries(entries)
+    _write_file(
+        collected, filename, metadata, alignment, fsync=fsync, storage_options=storage_options
+    )
 
 
 def stream_to_bytes(
@@ -165,11 +179,22 @@ def _write_file(
     filename: str | os.PathLike[str],
     metadata: Mapping[str, str] | None,
     alignment: int,
+    *,
     fsync: bool,
+    storage_options: Mapping[str, Any] | None,
 ) -> None:
     check_path(filename)
-    if is_url(filename):
-        raise InvalidInputError(f"{filename} is a URL: files can be saved to local paths only")
     file = prepare_file(entries, metadata, alignment)
-    with ReplacementFile(filename, fsync=fsync) as output:
+    with _output(filename, fsync, storage_options) as output:
         file.write_to(output)
+
+
+def _output(
+    filename: str | os.PathLike[str], fsync: bool, storage_options: Mapping[str, Any] | None
+) -> ReplacementFile | RemoteFile:
+    if not is_url(filename):
+        return ReplacementFile(filename, fsync=fsync)
+    scheme, _, path = os.fspath(filename).partition("://")
+    if scheme.lower() in {"file", "local"}:
+        return ReplacementFile(path, fsync=fsync)
+    return RemoteFile(os.fspath(filename), storage_options)

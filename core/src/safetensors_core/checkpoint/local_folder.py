@@ -289,8 +289,9 @@ class LocalFolder:
             sync(self._fd)
 
     def _release(self) -> None:
-        for part in self._parts.values():
-            part.release()
+        for part in [*self._parts.values(), self._old_index_part]:
+            if part is not None:
+                part.release()
         if self._lock is not None:
             if not self._replaced:
                 self._remove_own_parts(self._lock.token)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safetensors_core.checkpoint.local_folder import LocalFolder
+from safetensors_core.checkpoint.remote_folder import RemoteFolder
 from safetensors_core.checkpoint.shard_plan import FilePattern, plan_shards
 from safetensors_core.entries import Entry, collect_entries, describe_entries, prepare_file
 from safetensors_core.shards.index import ShardIndex, encode_index
-from safetensors_core.sources.local import check_path
+from safetensors_core.sources.local import check_path, is_url
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -145,7 +146,7 @@ def _write(
         for file, names in plan.files.items()
     }
     index = plan.index(metadata)
-    with _opened(folder, plan.pattern, fsync) as target:
+    with _opened(folder, plan.pattern, fsync, storage_options) as target:
         for name, prepared in files.items():
             with target.new_file(name) as output:
                 prepared.write_to(output)
@@ -156,5 +157,16 @@ def _write(
     return index
 
 
-def _opened(folder: str | os.PathLike[str], pattern: FilePattern, fsync: bool) -> LocalFolder:
+def _opened(
+    folder: str | os.PathLike[str],
+    pattern: FilePattern,
+    fsync: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> LocalFolder | RemoteFolder:
+    if is_url(folder):
+        url = os.fspath(folder)
+        scheme, _, path = url.partition("://")
+        if scheme.lower() not in {"file", "local"}:
+            return RemoteFolder(url, pattern.single, pattern.index, storage_options)
+        folder = path
     return LocalFolder(folder, pattern.single, pattern.index, fsync=fsync)
