@@ -132,11 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._request = Request(self.command, self.path, headers)
         self.server.owner.requests.append(self._request)
         path = urlsplit(self.path).path
-        for address, answer in ((_API, self._answer_api), (_RESOLVE, self._resolve)):
-            match = address.fullmatch(path)
-            if match:
-                break
-        else:
+        wants_file = _RESOLVE.fullmatch(path)
+        match = wants_file or _API.fullmatch(path)
+        if match is None:
             self._refuse(404, "", "there is no such address")
             return
         name = match["kind"].removeprefix("models/") + match["repository"]
@@ -144,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self._revision(name, unquote(match["rev"] or "main"))
         if name in self.server.owner.private and not may_read:
             folder = None
-        elif name in self.server.owner.gated and not may_read and address is _RESOLVE:
+        elif name in self.server.owner.gated and wants_file and not may_read:
             self._refuse(403 if "authorization" in headers else 401, "GatedRepo", "It is gated")
             return
         elif folder is None and self._revision(name, "main"):
@@ -154,7 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
             status = 404 if "authorization" in headers else 401
             self._refuse(status, "RepoNotFound", "Repository not found")
             return
-        answer(folder, match, body)
+        if wants_file:
+            self._resolve(folder, match)
+        else:
+            self._answer_api(folder, match, body)
 
     def _revision(self, name: str, revision: str) -> Path | None:
         if revision not in {"main", COMMIT}:
@@ -176,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             known = {"private": name in owner.private, "gated": name in owner.gated}
             self._send_json({"id": name, "sha": COMMIT, "siblings": siblings, **known})
 
-    def _resolve(self, folder: Path, match: re.Match[str], body: bytes) -> None:  # noqa: ARG002
+    def _resolve(self, folder: Path, match: re.Match[str]) -> None:
         owner = self.server.owner
         path = folder / unquote(match["path"])
         if not path.is_file():

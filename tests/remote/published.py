@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -174,7 +175,7 @@ def deepseek() -> list[Tensors]:
     cuts = [len(names) * number // 163 for number in range(164)]
     return [
         {name: tensors[name] for name in names[begin:end]}
-        for begin, end in zip(cuts, cuts[1:], strict=False)
+        for begin, end in itertools.pairwise(cuts)
     ]
 
 
