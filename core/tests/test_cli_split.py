@@ -173,14 +173,15 @@ def test_a_folder_that_holds_the_source_is_refused(tmp_path: Path, original: Pat
     folder = write_shards(tmp_path / "model", {"a.safetensors": TENSORS})
     link = tmp_path / "link"
     link.symlink_to(folder)
-    for source, target in [
+    places: list[tuple[Path, str | Path]] = [
         (folder, folder),
         (folder, link),
         (link, folder),
         (folder / "a.safetensors", folder),
         (folder / INDEX, f"{folder}/../model"),
         (original, tmp_path),
-    ]:
+    ]
+    for source, target in places:
         before = contents(tmp_path)
         done = run("split", source, target, "--overwrite", "--max-shard-size", "100")
         assert (done.returncode, done.stdout) == (2, "")
@@ -204,7 +205,9 @@ def test_a_file_of_the_source_is_refused_as_a_target(tmp_path: Path) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(folder / SHARDS[1])
     before = contents(tmp_path)
-    for target in [folder / SHARDS[0], folder / INDEX, link, f"file://{folder / SHARDS[1]}"]:
+    url = f"file://{folder / SHARDS[1]}"
+    places: list[str | Path] = [folder / SHARDS[0], folder / INDEX, link, url]
+    for target in places:
         done = run("merge", folder, target, "--overwrite")
         assert (done.returncode, done.stdout) == (2, "")
         assert "is read from there, and is left as it is" in done.stderr

@@ -34,7 +34,7 @@ class CopiedCheckpoint(NamedTuple):
 
     Attributes:
         files: Paths or URLs of the safetensors files.
-        index: Path or URL of the index; None where there is none.
+        index_location: Path or URL of the index; None where there is none.
         tensors: Number of tensors.
         nbytes: Size of all tensors in bytes.
 
@@ -44,7 +44,7 @@ class CopiedCheckpoint(NamedTuple):
     """
 
     files: list[str]
-    index: str | None
+    index_location: str | None
     tensors: int
     nbytes: int
 
@@ -224,10 +224,11 @@ def _warn_of_differences(shards: ShardSet) -> None:
     metadata = [(shards.source(file).header.metadata or {}).items() for file in shards.files]
     keys = sorted({key for other in metadata for key, _ in other ^ metadata[0]})
     if keys:
+        named = ", ".join(map(repr, keys[:_MOST_NAMED]))
         more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
         warnings.warn(
             f"{shown(shards.location)}: the files have different metadata; that of "
-            f"{shards.files[0]!r} is taken. They differ in {', '.join(map(repr, keys[:_MOST_NAMED]))}{more}",
+            f"{shown(shards.files[0])!r} is taken. They differ in {named}{more}",
             CheckpointWarning,
             stacklevel=6,
         )

@@ -102,6 +102,7 @@ def _report(
     from safetensors_core.cli.scratch import unwinding_on_signals
     from safetensors_core.cli.warned import collected_warnings
     from safetensors_core.sizes import size_text
+    from safetensors_core.sources.urls import shown
 
     start = time.perf_counter()
     with (
@@ -111,13 +112,16 @@ def _report(
     ):
         copied = copy(progress)
     seconds = time.perf_counter() - start
+    location, target = shown(location), shown(target)
     if as_json:
-        document = {**copied._asdict(), "files": list(map(without_surrogates, copied.files))}
         output.write_json(
             {
                 "source": without_surrogates(location),
                 "target": without_surrogates(target),
-                **document,
+                "files": [without_surrogates(shown(file)) for file in copied.files],
+                "index": copied.index_location and without_surrogates(shown(copied.index_location)),
+                "tensors": copied.tensors,
+                "nbytes": copied.nbytes,
                 "seconds": seconds,
                 "warnings": warned,
             }
