@@ -101,7 +101,7 @@ class Connection:
             if scheme in {"http", "https"}:
                 return fsspec.filesystem(scheme, **self._options), self._url
             found: tuple[Any, str] = fsspec.core.url_to_fs(self._url, **self._options)
-        except (TypeError, ValueError, ImportError) as error:
+        except (TypeError, ValueError, ImportError, IsADirectoryError) as error:
             raise InvalidInputError(
                 f"{shown(self._url)} cannot be opened with these storage options: {error}"
             ) from error

@@ -12,7 +12,7 @@ from safetensors_core.errors import InvalidInputError, RemoteError, SafetensorEr
 from safetensors_core.sources.attempts import Interrupted, retry_after, stall_timeout
 from safetensors_core.sources.connection import Connection
 from safetensors_core.sources.parts import Part
-from safetensors_core.sources.remote_source import AsyncSource
+from safetensors_core.sources.remote_source import RemoteSource
 from safetensors_core.sources.urls import shown
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _BUFFER = 1024 * 1024  # bytes that a connection reads ahead
 _SMALL = 64 * 1024  # a body that is read only to keep the connection
 
 
-class HttpSource(AsyncSource):
+class HttpSource(RemoteSource):
     """A file on an HTTP server.
 
     Requests go through the session of fsspec's HTTP file system, so its options apply:
@@ -189,7 +189,8 @@ class HttpSource(AsyncSource):
                 amount = "all of the file" if size is None else f"all {size:,} bytes"
                 detail = f"the server ignores ranges: it answers with {amount}"
                 raise RemoteError(detail, self.location, status=200)
-            self._saw(part, size, _version(response))
+            self._saw(size, _version(response))
+            part.cut(size)
             return part.position
         text = response.headers.get("Content-Range", "")
         found = _CONTENT_RANGE.fullmatch(text.strip())
@@ -208,7 +209,8 @@ class HttpSource(AsyncSource):
                 self.location,
                 status=206,
             )
-        self._saw(part, size, _version(response))
+        self._saw(size, _version(response))
+        part.cut(size)
         return 0
 
     def _take_unsatisfied(self, response: ClientResponse, part: Part) -> None:
@@ -217,7 +219,8 @@ class HttpSource(AsyncSource):
         size = int(found[1]) if found else 0
         if size > part.position:
             raise RemoteError("the server refuses ranges of the file", self.location, status=416)
-        self._saw(part, size, _version(response))
+        self._saw(size, _version(response))
+        part.cut(size)
 
     def _refuse(self, response: ClientResponse, part: Part, *, redirected: bool) -> None:
         """Raise what a status means."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from abc import abstractmethod
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors_core.errors import (
     ClosedFileError,
@@ -21,7 +20,9 @@ from safetensors_core.sources.parts import Part, plan_parts
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["AsyncSource", "BlockingSource", "RemoteSource"]
+__all__ = ["RemoteSource", "run"]
+
+T = TypeVar("T")
 
 
 class RemoteSource(ByteSource):
@@ -52,8 +53,17 @@ class RemoteSource(ByteSource):
         self._first = threading.Lock()
 
     @abstractmethod
-    def _fetch(self, parts: list[Part]) -> None:
-        """Fill all parts; tell `_saw` what each answer says of the file."""
+    async def _attempt(self, part: Part) -> None:
+        """Fetch what a part misses, or some of it; `_saw` is told what the answer says of the file.
+
+        It runs in the event loop of fsspec.
+
+        Raises:
+            Interrupted: It failed and may be tried again.
+        """
+
+    async def _confirm(self, _: Part) -> None:
+        """Find out whether the file changed, for storage whose answers do not say it."""
 
     @property
     def size(self) -> int:  # type: ignore[override]  # known once the first read has run
@@ -108,7 +118,7 @@ class RemoteSource(ByteSource):
         self._fetch([Part(0, [buffer])])
         return buffer[: self._size].toreadonly()
 
-    def _saw(self, part: Part, size: int, version: object) -> None:
+    def _saw(self, size: int, version: object) -> None:
         """Compare what an answer says of the file with what the first one said."""
         if self._size is None:
             if self.largest is not None and size > self.largest:
@@ -128,55 +138,6 @@ class RemoteSource(ByteSource):
                 "Open it again",
                 self.location,
             )
-        part.cut(size)
-
-
-class BlockingSource(RemoteSource):
-    """A remote file whose parts are fetched one after the other, by the thread that asks.
-
-    Example:
-        >>> issubclass(BlockingSource, RemoteSource)
-        True
-    """
-
-    @abstractmethod
-    def _attempt(self, part: Part) -> None:
-        """Fetch what a part misses, or some of it.
-
-        Raises:
-            Interrupted: It failed and may be tried again.
-        """
-
-    def _fetch(self, parts: list[Part]) -> None:
-        for part in parts:
-            attempts = Attempts(self.location)
-            while True:
-                before = part.position
-                try:
-                    self._attempt(part)
-                    if not part.missing:
-                        break
-                    error = _short(part)
-                except Interrupted as interrupted:
-                    error = interrupted
-                time.sleep(attempts.wait_after(error, part.position - before))
-
-
-class AsyncSource(RemoteSource):
-    """A remote file whose parts are fetched at the same time, in the event loop of fsspec.
-
-    Example:
-        >>> issubclass(AsyncSource, RemoteSource)
-        True
-    """
-
-    @abstractmethod
-    async def _attempt(self, part: Part) -> None:
-        """Fetch what a part misses, or some of it.
-
-        Raises:
-            Interrupted: It failed and may be tried again.
-        """
 
     def _fetch(self, parts: list[Part]) -> None:
         run(self._fetch_all(parts))
@@ -196,33 +157,45 @@ class AsyncSource(RemoteSource):
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+        await self._persist(Part(0, []), self._confirm)
 
-    async def _work(self, waiting: Any) -> None:
+    async def _work(self, waiting: Iterator[Part]) -> None:
+        for part in waiting:
+            await self._persist(part, self._attempt)
+
+    async def _persist(
+        self, part: Part, attempt: Callable[[Part], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Try until a part has all its bytes, or until there have been too many failures."""
         import asyncio
 
-        for part in waiting:
-            attempts = Attempts(self.location)
-            while True:
-                before = part.position
-                try:
-                    await self._attempt(part)
-                    if not part.missing:
-                        break
-                    error = _short(part)
-                except Interrupted as interrupted:
-                    error = interrupted
-                await asyncio.sleep(attempts.wait_after(error, part.position - before))
+        attempts = Attempts(self.location)
+        while True:
+            before = part.position
+            try:
+                await attempt(part)
+                if not part.missing:
+                    return
+                error = Interrupted(f"the answer ended {part.missing:,} bytes early")
+            except Interrupted as interrupted:
+                error = interrupted
+            await asyncio.sleep(attempts.wait_after(error, part.position - before))
 
 
-def _short(part: Part) -> Interrupted:
-    return Interrupted(f"the answer ended {part.missing:,} bytes early")
-
-
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in the event loop of fsspec, and wait for its end.
 
     Args:
         coroutine: What to run. It is cancelled where the wait is interrupted.
+
+    Returns:
+        Its result.
+
+    Example:
+        >>> async def answer():
+        ...     return 42
+        >>> run(answer())
+        42
     """
     import asyncio
 
@@ -234,7 +207,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
         raise RuntimeError("a remote file cannot be read in the event loop of fsspec itself")
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
-        future.result()
+        return future.result()
     except BaseException:
         future.cancel()
         raise
