@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ __all__ = [
     "encode_index",
     "leaves_folder",
     "parse_index",
+    "raise_fault",
 ]
 
 #: Name of a checkpoint that is one file.
@@ -64,12 +66,29 @@ class ShardIndex(msgspec.Struct, frozen=True):
         return files
 
 
-def parse_index(data: bytes, location: str) -> ShardIndex:
+def raise_fault(fault: CheckpointError) -> None:
+    """Raise a fault where it is found.
+
+    Args:
+        fault: What is wrong.
+
+    Example:
+        >>> raise_fault(CheckpointError(CheckpointReason.AMBIGUOUS, "there are two", "model"))
+        Traceback (most recent call last):
+        safetensors_core.errors.CheckpointError: model: there are two
+    """
+    raise fault
+
+
+def parse_index(
+    data: bytes, location: str, on_fault: Callable[[CheckpointError], object] = raise_fault
+) -> ShardIndex:
     """Read an index, and check all that needs no other file.
 
     Args:
         data: The bytes of the index.
         location: Path or URL of the index, as errors show it.
+        on_fault: Called with a fault that leaves an index to go on with.
 
     Returns:
         What it says.
@@ -86,7 +105,7 @@ def parse_index(data: bytes, location: str) -> ShardIndex:
     outside = sorted(file for file in set(index.weight_map.values()) if leaves_folder(file))
     if outside:
         detail = "the index names files that are not in its folder, and they are not read"
-        raise CheckpointError(CheckpointReason.OUTSIDE_FOLDER, detail, location, outside)
+        on_fault(CheckpointError(CheckpointReason.OUTSIDE_FOLDER, detail, location, outside))
     return index
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from safetensors_core.errors import (
@@ -20,17 +21,22 @@ from safetensors_core.shards.index import (
     INDEX_SUFFIX,
     SINGLE_FILE,
     ShardIndex,
+    leaves_folder,
     parse_index,
+    raise_fault,
 )
 from safetensors_core.sources.local import check_path, is_url
 
 __all__ = ["Located", "find_checkpoint", "join"]
 
+_OnFault = Callable[[CheckpointError], object]
+
 _SUFFIX = ".safetensors"
 _WEB = ("http", "https", "hf")  # asked for a file at once: listing costs more, or is impossible
 
 
-class Located(NamedTuple):
+@dataclass(frozen=True)
+class Located:
     """The files that a location stands for.
 
     Attributes:
@@ -62,7 +68,9 @@ class Located(NamedTuple):
 
 
 def find_checkpoint(
-    location: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    location: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    on_fault: _OnFault = raise_fault,
 ) -> Located:
     """Find the files that a location stands for, and read the index if there is one.
 
@@ -73,6 +81,7 @@ def find_checkpoint(
     Args:
         location: A file, an index, a folder, or the URL of one.
         storage_options: Settings of the storage system.
+        on_fault: Called with a fault that leaves files to go on with: those that may be read.
 
     Returns:
         The files. That they exist is known of local ones only.
@@ -90,12 +99,12 @@ def find_checkpoint(
     check_path(location)
     text = os.fsdecode(location)
     if is_url(location):
-        return _remote(text, storage_options)
+        return _remote(text, storage_options, on_fault)
     if os.path.isdir(text):
-        return _local_folder(text)
+        return _local_folder(text, on_fault)
     if text.endswith(".json"):
         folder, name = os.path.split(text)
-        return _indexed_locally(text, folder or os.curdir, name)
+        return _indexed_locally(text, folder or os.curdir, name, on_fault)
     return Located(text, "", [text])
 
 
@@ -122,28 +131,32 @@ def join(folder: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
 
-def _local_folder(folder: str) -> Located:
+def _local_folder(folder: str, on_fault: _OnFault) -> Located:
     names = sorted(os.listdir(folder))
     index = _choose_index(names, folder)
     if index is not None:
-        return _indexed_locally(folder, folder, index)
-    files = _choose_files(names, folder)
-    _check_links(folder, files, folder)
+        return _indexed_locally(folder, folder, index, on_fault)
+    files = _inside(folder, _choose_files(names, folder), folder, on_fault)
     return Located(folder, folder, files)
 
 
-def _indexed_locally(location: str, folder: str, name: str) -> Located:
+def _indexed_locally(location: str, folder: str, name: str, on_fault: _OnFault) -> Located:
     path = os.path.join(folder, name)
     with open(path, "rb") as file:
         data = file.read(MAX_HEADER + 1)
-    index = parse_index(_checked_size(data, path), path)
-    files = list(index.files)
+    index = parse_index(_checked_size(data, path), path, on_fault)
+    files = _below(index)
     missing = [file for file in files if not os.path.exists(os.path.join(folder, file))]
     if missing:
         detail = "the index names files that do not exist"
-        raise CheckpointError(CheckpointReason.MISSING_SHARD, detail, path, missing)
-    _check_links(folder, files, path)
+        on_fault(CheckpointError(CheckpointReason.MISSING_SHARD, detail, path, missing))
+    files = _inside(folder, files, path, on_fault)
     return Located(location, folder, files, index, path)
+
+
+def _below(index: ShardIndex) -> list[str]:
+    """The files of an index that may be read."""
+    return [file for file in index.files if not leaves_folder(file)]
 
 
 def _checked_size(data: bytes, path: str) -> bytes:
@@ -153,8 +166,8 @@ def _checked_size(data: bytes, path: str) -> bytes:
     return data
 
 
-def _check_links(folder: str, files: list[str], location: str) -> None:
-    """Refuse files that a symbolic link moves out of the folder."""
+def _inside(folder: str, files: list[str], location: str, on_fault: _OnFault) -> list[str]:
+    """The files that no symbolic link moves out of the folder."""
     root = os.path.realpath(folder)
     allowed = [root]
     # REPOSITORY/snapshots/REVISION holds links into REPOSITORY/blobs.
@@ -168,7 +181,8 @@ def _check_links(folder: str, files: list[str], location: str) -> None:
             outside.append(file)
     if outside:
         detail = "these files are links that lead out of the folder; give them by their own paths"
-        raise CheckpointError(CheckpointReason.OUTSIDE_FOLDER, detail, location, outside)
+        on_fault(CheckpointError(CheckpointReason.OUTSIDE_FOLDER, detail, location, outside))
+    return [file for file in files if file not in outside]
 
 
 def _choose_index(names: list[str], folder: str) -> str | None:
@@ -190,29 +204,30 @@ def _choose_files(names: list[str], folder: str) -> list[str]:
     return files
 
 
-def _remote(url: str, storage_options: Mapping[str, Any] | None) -> Located:
+def _remote(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
     scheme, _, rest = url.partition("://")
     path = urlsplit(url).path if scheme in ("http", "https") else rest
     if path.endswith(_SUFFIX):
         return Located(url, "", [url])
     if path.endswith(".json"):
-        return _indexed_remotely(url, _parent(url), url, storage_options)
+        return _indexed_remotely(url, _parent(url), url, storage_options, on_fault)
     if scheme in _WEB:
         is_folder = scheme == "hf" or path.endswith("/")
-        return _asked_for(url, storage_options) if is_folder else Located(url, "", [url])
+        file = Located(url, "", [url])
+        return _asked_for(url, storage_options, on_fault) if is_folder else file
     names = sorted(_names(url, storage_options))
     if not names:  # then it is a file, or opening it says what is wrong
         return Located(url, "", [url])
     index = _choose_index(names, url)
     if index is not None:
-        return _indexed_remotely(url, url, join(url, index), storage_options)
+        return _indexed_remotely(url, url, join(url, index), storage_options, on_fault)
     return Located(url, url, _choose_files(names, url))
 
 
-def _asked_for(url: str, storage_options: Mapping[str, Any] | None) -> Located:
+def _asked_for(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
     """The files of a folder that is not listed: the index is asked for."""
     with contextlib.suppress(FileNotFoundError):
-        return _indexed_remotely(url, url, join(url, INDEX_FILE), storage_options)
+        return _indexed_remotely(url, url, join(url, INDEX_FILE), storage_options, on_fault)
     return Located(url, url, [SINGLE_FILE])
 
 
@@ -226,13 +241,17 @@ def _names(url: str, storage_options: Mapping[str, Any] | None) -> list[str]:
 
 
 def _indexed_remotely(
-    location: str, folder: str, url: str, storage_options: Mapping[str, Any] | None
+    location: str,
+    folder: str,
+    url: str,
+    storage_options: Mapping[str, Any] | None,
+    on_fault: _OnFault,
 ) -> Located:
     from safetensors_core.sources import remote
 
     data = remote.read_all(url, storage_options, MAX_HEADER)
-    index = parse_index(data, url)
-    return Located(location, folder, list(index.files), index, url)
+    index = parse_index(data, url, on_fault)
+    return Located(location, folder, _below(index), index, url)
 
 
 def _parent(url: str) -> str:

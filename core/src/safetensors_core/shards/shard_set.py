@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from safetensors_core.errors import (
@@ -19,6 +20,7 @@ from safetensors_core.errors import (
 )
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
 from safetensors_core.plugins import open_source
+from safetensors_core.shards.checks import HARMLESS, file_faults, total_size_faults
 from safetensors_core.shards.index import INDEX_FILE, SINGLE_FILE, ShardIndex
 from safetensors_core.shards.location import Located, find_checkpoint
 from safetensors_core.sources import ByteSource
@@ -64,7 +66,9 @@ class ShardSet:
         self.files: Sequence[str] = located.files
         self._located = located
         self._listed = None if located.index is None else located.index.files
-        self._open_file = lambda path: open_source(path, backend, storage_options)
+        self._open_file: Callable[[str], ByteSource] = partial(
+            open_source, backend=backend, storage_options=storage_options
+        )
         self._max_header = max_header
         self._sources: dict[str, ByteSource] = {}
         self._locks = {file: threading.Lock() for file in self.files}
@@ -182,15 +186,15 @@ class ShardSet:
         else:
             for name in names:
                 groups.setdefault(self._file(name), set()).add(name)
-        self.open_all(files=groups)
-        parts = []
+        self.open_all(files=None if names is None else groups)
+        parts: list[tuple[ByteSource, Mapping[str, TensorInfo]]] = []
         for file in sorted(groups):
             source = self.source(file)
             infos = source.header.tensors
             if names is None:
                 wanted = self._listed_in_order(file)
             else:
-                wanted = sorted(groups[file], key=lambda name: infos[name].data_offsets)
+                wanted = sorted(groups[file], key=lambda name: (infos[name].data_offsets, name))
             parts.append((source, {name: infos[name] for name in wanted}))
         return parts
 
@@ -254,30 +258,19 @@ class ShardSet:
         if self.index is None or self._listed is None:
             return
         path = self._located.path(file)
-        listed = set(self._listed[file])
-        missing = sorted(listed - header.tensors.keys())
-        if missing:
-            detail = "tensors that the index puts into this file are not in it"
-            raise CheckpointError(CheckpointReason.MISSING_TENSOR, detail, path, missing)
-        unlisted = sorted(header.tensors.keys() - listed)
-        elsewhere = [name for name in unlisted if name in self.index.weight_map]
-        if elsewhere:
-            detail = "tensors are in this file that the index puts into another"
-            raise CheckpointError(CheckpointReason.DUPLICATE_TENSOR, detail, path, elsewhere)
-        if unlisted:
-            detail = "the index does not name these tensors of the file, so they are not loaded"
-            _warn(CheckpointError(CheckpointReason.UNLISTED_TENSOR, detail, path, unlisted))
+        for fault in file_faults(self.index, self._listed[file], path, header):
+            if fault.reason not in HARMLESS:
+                raise fault
+            _warn(fault)
 
     def _check_total_size(self) -> None:
         """Compare the size that the index gives with what the files hold."""
-        stated = self.index.metadata.get("total_size") if self.index else None
-        if stated is None or self._header is not None:
+        if self.index is None or self._header is not None:
             return
-        held = sum(info.nbytes for _, infos in self._entries() for info in infos.values())
-        if stated != held:
-            where = self._located.index_location or self.location
-            detail = f"total_size is {stated!r}, but the tensors have {held} bytes"
-            _warn(CheckpointError(CheckpointReason.WRONG_TOTAL_SIZE, detail, where))
+        where = self._located.index_location or self.location
+        headers = {file: self.source(file).header for file in self.files}
+        for fault in total_size_faults(self.index, where, headers):
+            _warn(fault)
 
     def _entries(self) -> list[tuple[Header, dict[str, TensorInfo]]]:
         """Every file's header, and the entries in it that belong to the checkpoint."""

@@ -122,11 +122,12 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, jax.Array]:
-    """Load the arrays of a file.
+    """Load the arrays of a file, or of a checkpoint of several files.
 
     Args:
-        filename: Path of the file.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
         device: Where the arrays shall live: None for JAX's default device, a name such as
             ``"cpu"`` or ``"cuda:1"``, a `jax.Device`, a `jax.sharding.Sharding`, or a mapping
             from names of tensors to any of these, in which a missing name is None. With a
@@ -136,12 +137,14 @@ def load_file(
         keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Returns:
-        Arrays by name, in the order of the file.
+        Arrays by name, in the order of the files and of their bytes in them.
 
     Raises:
-        HeaderError: The file is not a valid safetensors file.
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The index is not valid, or does not fit to its files.
         InvalidInputError: There is no such device, or a sharding does not suit a tensor.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: JAX cannot represent a tensor exactly.
@@ -156,7 +159,13 @@ def load_file(
         {'w': Array([1., 1.], dtype=float32)}
     """
     return safetensors_core.load_file(
-        filename, "jax", device, backend=backend, keys=keys, max_header=max_header
+        filename,
+        "jax",
+        device,
+        backend=backend,
+        keys=keys,
+        max_header=max_header,
+        storage_options=storage_options,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors_core
 
@@ -118,23 +118,26 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, mx.array]:
-    """Load the arrays of a file.
+    """Load the arrays of a file, or of a checkpoint of several files.
 
     Args:
-        filename: Path of the file.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
         device: Device that must be there; memory is shared by all devices.
         backend: How the file is read: ``"mmap"``, ``"pread"`` or ``"auto"``. The arrays own
             their memory either way.
         keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Returns:
         Arrays by name, in the order of the file, evaluated.
 
     Raises:
-        HeaderError: The file is not a valid safetensors file.
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The index is not valid, or does not fit to its files.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: MLX cannot represent a tensor exactly.
         OSError: The file cannot be opened or read.
@@ -145,7 +148,13 @@ def load_file(
         {'w': array([1, 1], dtype=float32)}
     """
     return safetensors_core.load_file(
-        filename, "mlx", device, backend=backend, keys=keys, max_header=max_header
+        filename,
+        "mlx",
+        device,
+        backend=backend,
+        keys=keys,
+        max_header=max_header,
+        storage_options=storage_options,
     )
 
 

@@ -107,23 +107,26 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Load the arrays of a file.
+    """Load the arrays of a file, or of a checkpoint of several files.
 
     Args:
-        filename: Path of the file.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
         device: ``"cpu"``; here for symmetry with other frameworks.
         backend: ``"mmap"`` (lazy; arrays borrow the map, writable without effect on the file),
             ``"pread"`` (arrays own their memory), or ``"auto"``.
         keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Returns:
-        Arrays by name, in the order of the file.
+        Arrays by name, in the order of the files and of their bytes in them.
 
     Raises:
-        HeaderError: The file is not a valid safetensors file.
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The index is not valid, or does not fit to its files.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         OSError: The file cannot be opened or read.
 
@@ -133,5 +136,11 @@ def load_file(
         {'w': array([1., 1.])}
     """
     return safetensors_core.load_file(
-        filename, "numpy", device, backend=backend, keys=keys, max_header=max_header
+        filename,
+        "numpy",
+        device,
+        backend=backend,
+        keys=keys,
+        max_header=max_header,
+        storage_options=storage_options,
     )

@@ -125,11 +125,12 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, paddle.Tensor]:
-    """Load the tensors of a file.
+    """Load the tensors of a file, or of a checkpoint of several files.
 
     Args:
-        filename: Path of the file.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
         device: Where the tensors shall live: ``"gpu:0"``, `paddle.CPUPlace()` and the like; None
             for the device that Paddle uses at the moment.
         backend: ``"mmap"`` (lazy; tensors on the CPU borrow the map, writable without effect on
@@ -137,12 +138,14 @@ def load_file(
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Returns:
         Tensors by name, in the order of the file. They take no part in gradients.
 
     Raises:
-        HeaderError: The file is not a valid safetensors file.
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The index is not valid, or does not fit to its files.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: Paddle cannot represent a tensor exactly.
         InvalidInputError: The device cannot be used.
@@ -154,7 +157,13 @@ def load_file(
         [1.0, 1.0]
     """
     return safetensors_core.load_file(
-        filename, "paddle", device, backend=backend, keys=keys, max_header=max_header
+        filename,
+        "paddle",
+        device,
+        backend=backend,
+        keys=keys,
+        max_header=max_header,
+        storage_options=storage_options,
     )
 
 

@@ -124,11 +124,12 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, tf.Tensor]:
-    """Load the tensors of a file.
+    """Load the tensors of a file, or of a checkpoint of several files.
 
     Args:
-        filename: Path of the file.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
         device: Where the tensors shall live: ``"cpu"``, ``"/GPU:0"``, a
             `tf.config.LogicalDevice`, or None for TensorFlow's own default.
         backend: ``"mmap"`` (tensors on the CPU that lie at a multiple of 64 bytes borrow the
@@ -136,12 +137,14 @@ def load_file(
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Returns:
-        Tensors by name, in the order of the file.
+        Tensors by name, in the order of the files and of their bytes in them.
 
     Raises:
-        HeaderError: The file is not a valid safetensors file.
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The index is not valid, or does not fit to its files.
         InvalidInputError: There is no such device.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: TensorFlow cannot represent a tensor exactly.
@@ -153,7 +156,13 @@ def load_file(
         array([1., 1.], dtype=float32)
     """
     return safetensors_core.load_file(
-        filename, "tensorflow", device, backend=backend, keys=keys, max_header=max_header
+        filename,
+        "tensorflow",
+        device,
+        backend=backend,
+        keys=keys,
+        max_header=max_header,
+        storage_options=storage_options,
     )
 
 

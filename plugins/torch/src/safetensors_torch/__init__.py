@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors_core
 
@@ -156,29 +156,32 @@ def load_file(
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
     tied: Literal["expand"] | None = None,
     rebuild: Iterable[type] = (),
 ) -> dict[str, torch.Tensor]:
-    """Load the tensors of a file.
+    """Load the tensors of a file, or of a checkpoint of several files.
 
     Args:
-        filename: Path of the file.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
         device: Where the tensors shall live; on ``"meta"`` no data is read.
         backend: ``"mmap"`` (lazy; tensors on the CPU borrow the map, writable without effect on
             the file), ``"pread"`` (tensors own their memory), or ``"auto"``.
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
         max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
         tied: ``"expand"`` also gives back the names that `save_model` dropped because another
             tensor has their values; they share memory with it.
         rebuild: Classes of tensor subclasses that may be rebuilt, where the file has what
             ``subclasses="flatten"`` saved of them; otherwise their inner tensors are loaded.
 
     Returns:
-        Tensors by name, in the order of the file.
+        Tensors by name, in the order of the files and of their bytes in them.
 
     Raises:
-        HeaderError: The file is not a valid safetensors file.
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The index is not valid, or does not fit to its files.
         InvalidInputError: An option is not valid, or a class does not rebuild its tensor.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: torch cannot represent a tensor exactly.
@@ -191,7 +194,13 @@ def load_file(
     """
     if tied is None and rebuild == ():
         return safetensors_core.load_file(
-            filename, "torch", device, backend=backend, keys=keys, max_header=max_header
+            filename,
+            "torch",
+            device,
+            backend=backend,
+            keys=keys,
+            max_header=max_header,
+            storage_options=storage_options,
         )
     from safetensors_torch.contents import load_file_contents
 
@@ -201,6 +210,7 @@ def load_file(
         backend=backend,
         keys=keys,
         max_header=max_header,
+        storage_options=storage_options,
         tied=tied,
         rebuild=rebuild,
     )

@@ -284,6 +284,7 @@ def load_file_contents(
     backend: Backend,
     keys: Keys | None,
     max_header: int,
+    storage_options: Mapping[str, Any] | None = None,
     tied: Literal["expand"] | None,
     rebuild: Iterable[type],
 ) -> dict[str, torch.Tensor]:
@@ -295,7 +296,14 @@ def load_file_contents(
         >>> list(load_file(tmp_path / "a.safetensors", tied="expand"))
         ['a', 'b']
     """
-    with safe_open(filename, "torch", device, backend=backend, max_header=max_header) as file:
+    with safe_open(
+        filename,
+        "torch",
+        device,
+        backend=backend,
+        max_header=max_header,
+        storage_options=storage_options,
+    ) as file:
         contents = Contents(file.header, os.fspath(filename), tied=tied, rebuild=rebuild)
         names = contents.names if keys is None else contents.select(keys)
         return contents.restore(names, file.get_tensors(contents.stored(names)))
