@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from tests.remote.servers import Request
 
 if TYPE_CHECKING:
+    import pytest
     from typing_extensions import Self
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -29,6 +30,17 @@ _API = re.compile(
     rf"/api/(?P<kind>models/|datasets/|spaces/){_REPOSITORY}"
     r"(?:/(?P<call>revision|tree|paths-info)/(?P<rev>[^/]+)(?:/(?P<path>.+))?)?"
 )
+
+
+def log_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub be online, with nobody logged in and an empty cache in a folder."""
+    from huggingface_hub import constants
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 class HubServer:

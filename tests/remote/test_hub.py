@@ -18,7 +18,7 @@ from core.tests.raw import counting, file_bytes
 from safetensors_core import Dtype, InvalidInputError, RemoteError
 from safetensors_core.plugins import open_source
 from safetensors_core.sources.hub import open_hub, parse_hub
-from tests.remote.hub_server import COMMIT, HubServer
+from tests.remote.hub_server import COMMIT, HubServer, log_out
 
 TENSORS = {"w": counting(Dtype.F32, 64, 1024), "b": counting(Dtype.I16, 9)}
 FILE = file_bytes(TENSORS, {"format": "pt"})
@@ -26,11 +26,7 @@ FILE = file_bytes(TENSORS, {"format": "pt"})
 
 @pytest.fixture(autouse=True)
 def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    log_out(tmp_path, monkeypatch)
 
 
 @pytest.fixture
