@@ -64,18 +64,20 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save arrays to a file, whole or not at all.
 
     Args:
         tensors: Arrays by name, on any devices that this process can reach; those that are not
             on the CPU, or sharded, are copied there one at a time. Not changed.
-        filename: Path of the file.
+        filename: Path of the file, or a URL that can be written to.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
             With 64, an array whose predecessors in the file have multiples of 64 bytes is
             loaded on the CPU without a copy.
         fsync: Whether to wait until the file is on disk.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Raises:
         InvalidInputError: A name, a metadata value or an array cannot be saved.
@@ -85,7 +87,14 @@ def save_file(
     Example:
         >>> save_file({"w": jnp.zeros((2, 3))}, tmp_path / "model.safetensors")
     """
-    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+    safetensors_core.save_file(
+        tensors,
+        filename,
+        metadata,
+        alignment=alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+    )
 
 
 def load(

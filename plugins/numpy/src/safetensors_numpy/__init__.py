@@ -56,15 +56,17 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save arrays to a file, whole or not at all.
 
     Args:
         tensor_dict: Arrays by name; strided, transposed and big-endian ones too. Not changed.
-        filename: Path of the file.
+        filename: Path of the file, or a URL that can be written to.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Raises:
         InvalidInputError: A name, a metadata value or an array cannot be saved.
@@ -74,7 +76,14 @@ def save_file(
     Example:
         >>> save_file({"w": np.zeros((2, 3))}, tmp_path / "model.safetensors")
     """
-    safetensors_core.save_file(tensor_dict, filename, metadata, alignment=alignment, fsync=fsync)
+    safetensors_core.save_file(
+        tensor_dict,
+        filename,
+        metadata,
+        alignment=alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+    )
 
 
 def load(

@@ -65,6 +65,7 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save tensors to a file, whole or not at all.
 
@@ -72,10 +73,11 @@ def save_file(
         tensors: Dense tensors by name, on any device; those that are not contiguous on the CPU
             are copied there one at a time. Not changed. Tensors that share memory are saved one
             by one.
-        filename: Path of the file.
+        filename: Path of the file, or a URL that can be written to.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Raises:
         InvalidInputError: A name, a metadata value or a tensor cannot be saved.
@@ -85,7 +87,14 @@ def save_file(
     Example:
         >>> save_file({"w": paddle.zeros([2, 3])}, tmp_path / "model.safetensors")
     """
-    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+    safetensors_core.save_file(
+        tensors,
+        filename,
+        metadata,
+        alignment=alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+    )
 
 
 def load(

@@ -64,17 +64,19 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save tensors to a file, whole or not at all.
 
     Args:
         tensors: Dense tensors and variables by name, on any device; those that are not on the
             CPU are copied there one at a time. Not changed.
-        filename: Path of the file.
+        filename: Path of the file, or a URL that can be written to.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
             At 64, tensors whose sizes are multiples of 64 bytes load without a copy.
         fsync: Whether to wait until the file is on disk.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
 
     Raises:
         InvalidInputError: A name, a metadata value or a tensor cannot be saved.
@@ -84,7 +86,14 @@ def save_file(
     Example:
         >>> save_file({"w": tf.zeros((2, 3))}, tmp_path / "model.safetensors")
     """
-    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+    safetensors_core.save_file(
+        tensors,
+        filename,
+        metadata,
+        alignment=alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+    )
 
 
 def load(

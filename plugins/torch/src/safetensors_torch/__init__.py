@@ -82,6 +82,7 @@ def save_file(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
     subclasses: Literal["refuse", "flatten"] = "refuse",
 ) -> None:
     """Save tensors to a file, whole or not at all.
@@ -89,10 +90,11 @@ def save_file(
     Args:
         tensors: Dense tensors by name, on any device; those that are not contiguous on the CPU
             are copied there one at a time. Not changed.
-        filename: Path of the file.
+        filename: Path of the file, or a URL that can be written to.
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
         subclasses: What to do with a tensor subclass that wraps other tensors: refuse it, or
             save its inner tensors as ``name.attribute`` and note in the metadata how to rebuild
             it.
@@ -107,7 +109,14 @@ def save_file(
         >>> save_file({"w": torch.zeros(2, 3)}, tmp_path / "model.safetensors")
     """
     tensors, metadata = _flattened(tensors, metadata, subclasses)
-    safetensors_core.save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+    safetensors_core.save_file(
+        tensors,
+        filename,
+        metadata,
+        alignment=alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+    )
 
 
 def load(
