@@ -203,10 +203,8 @@ def metadata_with_sums(header: Header, tensors: Mapping[str, str]) -> dict[str, 
         >>> metadata_with_sums(Header({}, {"format": "pt"}, 8), {}).keys()
         dict_keys(['format', 'safetensors-core.sha256'])
     """
-    sums = {"header": _header_sum(header, tensors), "tensors": dict(tensors)}
-    metadata = dict(header.metadata or {})
-    metadata[METADATA_KEY] = json.dumps(sums, separators=(",", ":"))
-    return metadata
+    sums = TensorSums(_header_sum(header, tensors), dict(tensors))
+    return {**(header.metadata or {}), METADATA_KEY: _encoded(sums)}
 
 
 def sums_in_metadata(header: Header) -> TensorSums | None:
@@ -231,16 +229,17 @@ def sums_in_metadata(header: Header) -> TensorSums | None:
     try:
         document = json.loads(text)
         sums = TensorSums(document["header"], document["tensors"])
-        found = [sums.header, *sums.tensors.values()]
-        # A key of JSON may be repeated, and only the last one of it is read.
-        readable = all(map(_SUM.fullmatch, found)) and text == json.dumps(
-            sums._asdict(), separators=(",", ":")
-        )
+        are_sums = all(map(_SUM.fullmatch, [sums.header, *sums.tensors.values()]))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        readable = False
-    if not readable:
+        are_sums, sums = False, TensorSums("", {})
+    # Written in another way, it might say the same key twice.
+    if not are_sums or text != _encoded(sums):
         raise InvalidInputError(f"metadata {METADATA_KEY!r} holds no sums as they are written here")
     return sums
+
+
+def _encoded(sums: TensorSums) -> str:
+    return json.dumps(sums._asdict(), separators=(",", ":"))
 
 
 def header_matches(header: Header, sums: TensorSums) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -71,15 +72,11 @@ def check_sums(
     of_files: dict[str, str] = {}
     for place, paths in sums_locations(located).items():
         of_files |= _sums_beside(place, paths, storage_options, findings)
-    of_tensors: dict[str, TensorSums] = {}
-    for path, source in sources.items():
-        try:
-            sums = sums_in_metadata(source.header)
-        except InvalidInputError as error:
-            findings.append(_fault(FindingCode.INVALID_CHECKSUMS, str(error), path))
-        else:
-            if sums is not None:
-                of_tensors[path] = sums
+    of_tensors = {
+        path: inside
+        for path, source in sources.items()
+        if (inside := _sums_inside(path, source.header, findings)) is not None
+    }
     wanted = of_files.keys() | of_tensors.keys()
     found = sum_files({p: s for p, s in sources.items() if p in wanted}, progress)
     index = located.index_location
@@ -159,24 +156,33 @@ def _sums_beside(
 ) -> dict[str, str]:
     """The sums of a checkpoint's files, by path or URL, from where they are if there are any."""
     try:
-        text = read_whole(place, storage_options)
-        if text is None:
+        data = read_whole(place, storage_options)
+        if data is None:
             return {}
-        sums = parse_sums(text.decode("utf-8", "surrogateescape"))
+        sums = parse_sums(os.fsdecode(data))
     except OSError as error:
         findings.append(unreadable(place, error))
         return {}
     except InvalidInputError as error:
         findings.append(_fault(FindingCode.INVALID_CHECKSUMS, str(error), place))
         return {}
-    for name in paths.keys() - sums.keys():
-        text = f"there is no sum of {name!r} here: write the checksums again"
-        findings.append(_fault(FindingCode.MISSING_CHECKSUM, text, place))
-    for name in sums.keys() - paths.keys():
+    for name in sorted(paths.keys() - sums.keys()):
+        message = f"there is no sum of {name!r} here: write the checksums again"
+        findings.append(_fault(FindingCode.MISSING_CHECKSUM, message, place))
+    for name in sorted(sums.keys() - paths.keys()):
         if name.endswith(".safetensors"):
-            text = f"there is a sum of {name!r} here, which is no file of the checkpoint"
-            findings.append(_fault(FindingCode.INVALID_CHECKSUMS, text, place))
+            message = f"there is a sum of {name!r} here, which is no file of the checkpoint"
+            findings.append(_fault(FindingCode.INVALID_CHECKSUMS, message, place))
     return {path: sums[name] for name, path in paths.items() if name in sums}
+
+
+def _sums_inside(path: str, header: Header, findings: list[Finding]) -> TensorSums | None:
+    """The sums that a file keeps of its tensors, if it does."""
+    try:
+        return sums_in_metadata(header)
+    except InvalidInputError as error:
+        findings.append(_fault(FindingCode.INVALID_CHECKSUMS, str(error), path))
+        return None
 
 
 def _compared(

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
+
 from safetensors_core.checkpoint.findings import Finding, Report, unreadable
 from safetensors_core.checkpoint.folder import folder_findings
 from safetensors_core.checkpoint.summing import check_sums
@@ -25,6 +27,7 @@ from safetensors_core.shards.checks import file_faults, total_size_faults
 from safetensors_core.shards.location import Located, find_checkpoint
 from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.local import is_url
+from safetensors_core.sources.urls import shown
 
 __all__ = ["verify_checkpoint"]
 
@@ -99,13 +102,13 @@ def verify_checkpoint(
             findings += sums.findings
             checked, tensors_checked = sums.files, sums.tensors
     return Report(
-        location=located.location,
+        location=shown(located.location),
         files=len(located.files),
         tensors=sum(len(header.tensors) for header in headers.values()),
         nbytes=sum(source.size for source in sources.values()),
-        checked=checked,
+        checked=[shown(path) for path in checked],
         tensors_checked=tensors_checked,
-        findings=findings,
+        findings=[msgspec.structs.replace(one, file=shown(one.file)) for one in findings],
     )
 
 
@@ -193,7 +196,10 @@ def _from_fault(fault: CheckpointError) -> Iterator[Finding]:
     """A fault of an index, once for each tensor or file that it is about."""
     code = fault.reason.value
     about_files = fault.reason in _ABOUT_FILES
-    for name in fault.names or [None]:
-        detail = f"{fault.detail}: {name!r}" if about_files else fault.detail
-        tensor = None if about_files else name
-        yield Finding("fault", code, detail, fault.location, tensor)
+    if not fault.names:
+        yield Finding("fault", code, fault.detail, fault.location)
+    for name in fault.names:
+        if about_files:
+            yield Finding("fault", code, f"{fault.detail}: {name!r}", fault.location)
+        else:
+            yield Finding("fault", code, fault.detail, fault.location, name)

@@ -1,0 +1,243 @@
+"""`compare_checkpoints`: how two checkpoints differ, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import msgspec
+
+from safetensors_core.checkpoint.numbers import CHUNK_ELEMENTS, ValueDifference, compare_values
+from safetensors_core.errors import PluginError
+from safetensors_core.header import MAX_HEADER, TensorInfo
+from safetensors_core.plugins import get_framework
+from safetensors_core.shards.shard_set import ShardSet, open_shards
+from safetensors_core.sources.base import ByteSource
+from safetensors_core.sources.urls import shown
+
+__all__ = ["Comparison", "TensorDifference", "compare_checkpoints"]
+
+
+class TensorDifference(msgspec.Struct, frozen=True):
+    """How two tensors of one name differ.
+
+    Attributes:
+        name: Their name.
+        dtypes: Codes of their dtypes.
+        shapes: Their shapes.
+        values: By how much their values differ; None where the shapes are not the same, or where
+            they could not be compared.
+        not_compared: Why the values could not be compared; None where they were, or where the
+            shapes are not the same.
+
+    Example:
+        >>> TensorDifference("w", ("F32", "BF16"), ((2,), (2,)), ValueDifference(2)).same_values
+        True
+    """
+
+    name: str
+    dtypes: tuple[str, str]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    values: ValueDifference | None = None
+    not_compared: str | None = None
+
+    @property
+    def same_values(self) -> bool:
+        """Whether the values were compared and are the same.
+
+        Example:
+            >>> TensorDifference("w", ("F32", "F32"), ((2,), (3,))).same_values
+            False
+        """
+        return self.values is not None and not self.values.differing
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """How two checkpoints differ.
+
+    Attributes:
+        a: What the user gave first.
+        b: What the user gave second.
+        only_in_a: Names of tensors that the second one lacks, sorted.
+        only_in_b: Names of tensors that the first one lacks, sorted.
+        metadata: By the keys where they differ: the values in the files of each; none where it
+            lacks the key.
+        tensors: Those of both that differ, by name.
+        equal_tensors: How many tensors of both are the same, bit for bit.
+
+    Example:
+        >>> Comparison("a", "b", [], [], {}, [], 3).equal
+        True
+    """
+
+    a: str
+    b: str
+    only_in_a: list[str]
+    only_in_b: list[str]
+    metadata: dict[str, tuple[list[str], list[str]]]
+    tensors: list[TensorDifference]
+    equal_tensors: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs: names, dtypes, shapes, metadata, and every bit of the values.
+
+        Example:
+            >>> Comparison("a", "b", ["w"], [], {}, [], 3).equal
+            False
+        """
+        return not (self.only_in_a or self.only_in_b or self.metadata or self.tensors)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all values that could be compared by their shapes were compared.
+
+        Example:
+            >>> Comparison("a", "b", ["w"], [], {}, [], 3).complete
+            True
+        """
+        return all(tensor.not_compared is None for tensor in self.tensors)
+
+
+def compare_checkpoints(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    max_header: int = MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
+) -> Comparison:
+    """Compare two checkpoints: names, dtypes, shapes, metadata, and the values of every tensor.
+
+    In which files the tensors are, and in which order, makes no difference. Bytes are compared
+    first. By how much values differ is found out with NumPy, where its plugin is installed; tensors
+    of two dtypes are compared by their numbers. Memory is that of a part of a tensor.
+
+    Args:
+        a: A file, an index, a folder, or the URL of one.
+        b: The other one.
+        max_header: Longest header of a file to accept, in bytes.
+        storage_options: Settings of the storage system, of both.
+        progress: Called with the number of bytes that were compared so far, and that of all.
+
+    Returns:
+        How they differ.
+
+    Raises:
+        HeaderError: A file is not a valid safetensors file.
+        CheckpointError: The files of one do not fit together.
+        OSError: One cannot be found or opened.
+
+    Example:
+        >>> compare_checkpoints(model_path, model_path).equal
+        True
+    """
+    with ExitStack() as closing:
+        options: Any = {"max_header": max_header, "storage_options": storage_options}
+        first = open_shards(a, "pread", **options)
+        closing.callback(first.close)
+        second = open_shards(b, "pread", **options)
+        closing.callback(second.close)
+        names, others = first.header.tensors.keys(), second.header.tensors.keys()
+        pairs = [
+            _Pair(name, *first.locate(name), *second.locate(name))
+            for name in first.header.tensors  # in the order of the files
+            if name in others
+        ]
+        values = _Values(sum(pair.nbytes for pair in pairs), progress)
+        differences = [found for pair in pairs if (found := values.difference(pair)) is not None]
+        return Comparison(
+            a=shown(first.location),
+            b=shown(second.location),
+            only_in_a=sorted(names - others),
+            only_in_b=sorted(others - names),
+            metadata=_metadata_differences(_metadata(first), _metadata(second)),
+            tensors=sorted(differences, key=lambda tensor: tensor.name),
+            equal_tensors=len(pairs) - len(differences),
+        )
+
+
+def _metadata(shards: ShardSet) -> dict[str, list[str]]:
+    """All values of each key of the metadata, in the order of the files."""
+    values: dict[str, list[str]] = {}
+    for file in shards.files:
+        for key, value in (shards.source(file).header.metadata or {}).items():
+            found = values.setdefault(key, [])
+            if value not in found:
+                found.append(value)
+    return values
+
+
+def _metadata_differences(
+    a: Mapping[str, list[str]], b: Mapping[str, list[str]]
+) -> dict[str, tuple[list[str], list[str]]]:
+    keys = sorted(a.keys() | b.keys())
+    return {key: (a.get(key, []), b.get(key, [])) for key in keys if a.get(key) != b.get(key)}
+
+
+class _Pair(NamedTuple):
+    """Two tensors of one name."""
+
+    name: str
+    source: ByteSource
+    info: TensorInfo
+    other_source: ByteSource
+    other: TensorInfo
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read, of both."""
+        same_shape = self.info.shape == self.other.shape
+        return self.info.nbytes + self.other.nbytes if same_shape else 0
+
+
+class _Values:
+    """Compares the values of tensors, one pair after the other."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], object]) -> None:
+        self._done = 0
+        self._total = total
+        self._progress = progress
+
+    def difference(self, pair: _Pair) -> TensorDifference | None:
+        """How two tensors differ; None where they are the same, bit for bit."""
+        info, other = pair.info, pair.other
+        values = reason = None
+        if info.shape == other.shape:
+            try:
+                values = self._values(pair)
+            except PluginError as error:
+                reason = f"their bits differ, and by how much is not known without NumPy: {error}"
+            except OSError as error:
+                reason = f"they cannot be read: {error}"
+            if values is not None and not values.differing and info.dtype is other.dtype:
+                return None
+        dtypes = (info.dtype.value, other.dtype.value)
+        return TensorDifference(pair.name, dtypes, (info.shape, other.shape), values, reason)
+
+    def _values(self, pair: _Pair) -> ValueDifference:
+        found = ValueDifference()
+        dtype, other = pair.info.dtype, pair.other.dtype
+        elements = math.prod(pair.info.shape)
+        for begin in range(0, elements, CHUNK_ELEMENTS):
+            count = min(CHUNK_ELEMENTS, elements - begin)
+            a = _read(pair.source, pair.info, begin, count)
+            b = _read(pair.other_source, pair.other, begin, count)
+            if dtype is other and a == b:
+                found += ValueDifference(count)
+            else:
+                found += compare_values(get_framework("numpy"), (dtype, a), (other, b), count)
+            self._done += len(a) + len(b)
+            self._progress(self._done, self._total)
+        return found
+
+
+def _read(source: ByteSource, info: TensorInfo, begin: int, count: int) -> bytearray:
+    """The bytes of some elements of a tensor."""
+    data = bytearray(info.dtype.nbytes(count))
+    start = source.header.data_start + info.data_offsets[0]
+    source.read_into(start + info.dtype.nbytes(begin), memoryview(data))
+    return data
