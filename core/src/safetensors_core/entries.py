@@ -93,7 +93,7 @@ class PreparedFile(NamedTuple):
     """
 
     beginning: bytes
-    infos: Mapping[str, TensorInfo]
+    infos: dict[str, TensorInfo]
     entries: Mapping[str, Entry]
 
     @property

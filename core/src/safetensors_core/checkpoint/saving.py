@@ -145,7 +145,7 @@ def _write(
         file: prepare_file({name: entries[name] for name in names}, metadata, alignment)
         for file, names in plan.files.items()
     }
-    index = plan.index(metadata)
+    index = plan.make_index(metadata)
     with _opened(folder, plan.pattern, fsync, storage_options) as target:
         for name, prepared in files.items():
             with target.new_file(name) as output:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors_core.errors import InvalidInputError
 from safetensors_core.shards.index import ShardIndex, leaves_folder
@@ -34,17 +34,7 @@ class FilePattern:
     """
 
     def __init__(self, pattern: str) -> None:
-        if not isinstance(pattern, str) or pattern.count(_SUFFIX) != 1:
-            raise InvalidInputError(
-                f"expected a file name that contains {_SUFFIX!r} once, got {pattern!r}"
-            )
-        self._pattern = pattern
-        check_path(pattern)
-        if "/" in pattern or leaves_folder(pattern) or not pattern.endswith(_ENDING):
-            raise InvalidInputError(
-                f"expected a file name that ends with '.safetensors', without a folder, "
-                f"got {pattern!r}"
-            )
+        self._pattern = _checked_pattern(pattern)
 
     @property
     def single(self) -> str:
@@ -83,6 +73,19 @@ class FilePattern:
         return self._pattern.replace(_SUFFIX, f"-{number:05d}-of-{count:05d}")
 
 
+def _checked_pattern(pattern: Any) -> str:
+    if not isinstance(pattern, str) or pattern.count(_SUFFIX) != 1:
+        raise InvalidInputError(
+            f"expected a file name that contains {_SUFFIX!r} once, got {pattern!r}"
+        )
+    check_path(pattern)
+    if "/" in pattern or leaves_folder(pattern) or not pattern.endswith(_ENDING):
+        raise InvalidInputError(
+            f"expected a file name that ends with '.safetensors', without a folder, got {pattern!r}"
+        )
+    return pattern
+
+
 class ShardPlan(NamedTuple):
     """Which tensor goes into which file.
 
@@ -94,7 +97,7 @@ class ShardPlan(NamedTuple):
 
     Example:
         >>> plan = plan_shards({"a": 3, "b": 4, "c": 5}, "8B")
-        >>> plan.is_sharded, plan.index().metadata
+        >>> plan.is_sharded, plan.make_index().metadata
         (True, {'total_size': 12})
     """
 
@@ -112,7 +115,7 @@ class ShardPlan(NamedTuple):
         """
         return len(self.files) > 1
 
-    def index(self, metadata: Mapping[str, str] | None = None) -> ShardIndex:
+    def make_index(self, metadata: Mapping[str, str] | None = None) -> ShardIndex:
         """The index of the files.
 
         Args:
@@ -122,7 +125,7 @@ class ShardPlan(NamedTuple):
             The index; for a single file, what its index would say.
 
         Example:
-            >>> plan_shards({"a": 3}, 3).index({"by": "me"}).weight_map
+            >>> plan_shards({"a": 3}, 3).make_index({"by": "me"}).weight_map
             {'a': 'model.safetensors'}
         """
         weight_map = {name: file for file, names in self.files.items() for name in names}
