@@ -2,7 +2,8 @@
 
 | module | what lives there |
 |---|---|
-| `inspection`, `splitting`, `plugins`, `demo`, `new_plugin` | the commands |
+| `inspection`, `verification`, `comparison`, `splitting` | the commands for files |
+| `plugins`, `demo`, `new_plugin` | the other commands |
 | `options` | options that several commands have |
 | `gpt2`, `roundtrip`, `scratch` | what the demonstration makes, what it does, and where |
 | `skeleton` | what `new_plugin` writes, from the files in the folder `template` |
@@ -27,6 +28,7 @@ import click
 
 from safetensors_core import __version__
 from safetensors_core.cli import output
+from safetensors_core.cli.comparison import diff
 from safetensors_core.cli.demo import demo
 from safetensors_core.cli.failure import Failure
 from safetensors_core.cli.inspection import inspect
@@ -34,6 +36,7 @@ from safetensors_core.cli.new_plugin import new_plugin
 from safetensors_core.cli.output import OUTPUT, OutputError
 from safetensors_core.cli.plugins import plugins
 from safetensors_core.cli.splitting import merge, split
+from safetensors_core.cli.verification import verify
 
 __all__ = ["main"]
 
@@ -42,7 +45,7 @@ _NAME = "safetensors-core"
 
 @click.group(
     _NAME,
-    commands=[demo, inspect, merge, new_plugin, plugins, split],
+    commands=[demo, diff, inspect, merge, new_plugin, plugins, split, verify],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
