@@ -94,6 +94,7 @@ _PEER_OPEN = ours.program("from safetensors import safe_open")
 
 OPEN = Work(ours.open_file, peer.open_file, values.of_names)
 HEADER = Work(ours.read_header, peer.open_file, values.of_names)
+METADATA = Work(ours.read_metadata, peer.read_metadata, values.of_metadata)
 LOAD = Work(ours.load, peer.load, values.of_tensors)
 TOUCH = Work(ours.load, peer.load, values.of_tensors, touch=True)
 OWNED = Work(ours.load_owned, peer.load_pread, values.of_tensors)
@@ -118,6 +119,7 @@ BYTES_RSS = Work(ours.save_bytes, peer.save_bytes, values.of_bytes, metric="rss"
 
 IMPORT = Target("extra", 0.030)  # seconds
 LISTING = Target("ours", 0.3)  # seconds
+HEADERS = Target("ours", 3.0)  # seconds
 STAGING = Target("ours", 32 * 1024 * 1024)  # bytes
 
 
@@ -130,6 +132,8 @@ CASES = [
     Case("open-small", OPEN, "numpy", "small", "warm", _ratio(1)),
     Case("open-small-cold", OPEN, "numpy", "small", "cold"),
     Case("header-small", HEADER, "numpy", "small", "warm", _ratio(1)),
+    # The headers of BLOOM's 72 files, from a Hub on this machine.
+    Case("metadata-bloom", METADATA, "none", None, "none", HEADERS),
     # 20,000 small tensors.
     Case("load-small-numpy", LOAD, "numpy", "small", "warm"),
     Case("load-small-torch", LOAD, "torch", "small", "warm", _ratio(4)),

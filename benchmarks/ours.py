@@ -76,6 +76,16 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
     return lambda: save(tensors)
 
 
+@call('read_metadata("bigscience/bloom")')
+def read_metadata(_setting: Setting) -> Callable[[], Any]:
+    """Read the headers of a repository of the Hub."""
+    from benchmarks.hub import start_hub
+    from safetensors_core.checkpoint import metadata
+
+    options = {"endpoint": start_hub(), "token": False}
+    return lambda: metadata.read_metadata("hf://bigscience/bloom", storage_options=options)
+
+
 def program(code: str) -> Call:
     """Run a Python program from start to end in a process of its own.
 

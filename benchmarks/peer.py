@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -67,3 +70,20 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
     save = _module(setting).save
     tensors = setting.tensors()
     return lambda: save(tensors)
+
+
+@call('huggingface_hub.get_safetensors_metadata("bigscience/bloom")')
+def read_metadata(_setting: Setting) -> Callable[[], Any]:
+    """Read the headers of a repository of the Hub."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import disable_progress_bars
+
+    from benchmarks.hub import start_hub
+
+    disable_progress_bars()
+    client = HfApi(endpoint=start_hub(), token=False)
+    # It keeps the index, so from the second call on only asks whether that is still the same.
+    constants.HF_HUB_CACHE = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, constants.HF_HUB_CACHE, ignore_errors=True)
+    client.get_safetensors_metadata("bigscience/bloom")
+    return lambda: client.get_safetensors_metadata("bigscience/bloom")

@@ -14,6 +14,7 @@ from benchmarks.setting import Setting
 
 __all__ = [
     "of_bytes",
+    "of_metadata",
     "of_names",
     "of_nothing",
     "of_saved_file",
@@ -55,6 +56,16 @@ def of_names(_setting: Setting, opened: Any) -> str:
     """The names in a file that was opened, or in its header."""
     names = opened.keys() if hasattr(opened, "keys") else opened.tensors
     return _digest(sorted(names))
+
+
+def of_metadata(_setting: Setting, found: Any) -> str:
+    """What the headers of a repository say of its tensors."""
+    headers = found.files if hasattr(found, "files") else found.files_metadata
+    return _digest(
+        f"{file} {name} {info.dtype} {list(info.shape)} {list(info.data_offsets)}"
+        for file, header in sorted(headers.items())
+        for name, info in sorted(header.tensors.items())
+    )
 
 
 def of_saved_file(setting: Setting, _result: None) -> str:
