@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import warnings
@@ -110,8 +109,11 @@ class ShardSet:
         files. The metadata is that of the first file.
         """
         if self._header is None:
-            self.open_all()
-            self._header = self._merged()
+            if len(self.files) == 1 and self.index is None:
+                self._header = self.source(self.files[0]).header
+            else:
+                self.open_all()
+                self._header = self._merged()
         return self._header
 
     def source(self, file: str) -> ByteSource:
@@ -230,14 +232,15 @@ class ShardSet:
             raise ClosedFileError(f"{self.location} is closed")
         try:
             source = self._open_file(self._located.path(file))
-            with contextlib.ExitStack() as undo:
-                undo.callback(source.close)
+            try:
                 if self._listed is not None:
                     source.first_read = _expected(self._listed[file])
                 source.read_header(self._max_header)
                 self._check(file, source.header)
-                undo.pop_all()
-        except FileNotFoundError:
+            except BaseException:
+                source.close()
+                raise
+        except FileNotFoundError:  # a remote file is only asked for when it is read
             raise self._not_found(file) from None
         self._sources[file] = source
         if self._closed.is_set():  # meanwhile, by another thread
@@ -282,8 +285,6 @@ class ShardSet:
 
     def _merged(self) -> Header:
         entries = self._entries()
-        if len(entries) == 1 and self.index is None:
-            return entries[0][0]
         tensors: dict[str, TensorInfo] = {}
         start = 0
         for header, infos in entries:
