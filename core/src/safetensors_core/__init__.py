@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from safetensors_core.checkpoint.metadata import CheckpointMetadata, read_metadata
+    from safetensors_core.checkpoint.saving import save_checkpoint
     from safetensors_core.dtypes import Dtype
     from safetensors_core.errors import (
         CheckpointError,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "checkpoint.metadata": ["CheckpointMetadata", "read_metadata"],
+    "checkpoint.saving": ["save_checkpoint"],
     "dtypes": ["Dtype"],
     "errors": [
         "CheckpointError",
@@ -86,6 +90,7 @@ __all__ = [
     "OLDEST_API_VERSION",
     "ByteSource",
     "CheckpointError",
+    "CheckpointMetadata",
     "CheckpointReason",
     "CheckpointWarning",
     "ClosedFileError",
@@ -120,9 +125,11 @@ __all__ = [
     "match_state_dict",
     "parse_header",
     "read_header",
+    "read_metadata",
     "register_framework",
     "safe_open",
     "save",
+    "save_checkpoint",
     "save_file",
     "save_stream",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ from safetensors_core.header import TensorInfo
 from safetensors_core.sources import ByteSource, MappedSource, Segment
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from typing_extensions import Self
 
 __all__ = ["ReadAhead", "windows"]
@@ -79,6 +80,8 @@ class ReadAhead:
             As `ByteSource.fetch`.
         """
         if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._pool = ThreadPoolExecutor(self._ahead + 1)
         for near in range(number, min(number + self._ahead + 1, len(self._parts))):
             source, infos = self._parts[near]
