@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -252,20 +253,25 @@ def _endpoint(hub: ModuleType, storage_options: Mapping[str, Any]) -> str:
 
 
 def _headers(location: HubLocation, storage_options: Mapping[str, Any]) -> dict[str, str]:
-    from importlib.metadata import version
-
     from huggingface_hub.utils import build_hf_headers
 
     try:
         headers: dict[str, str] = build_hf_headers(
             token=storage_options.get("token"),
             library_name="safetensors-core",
-            library_version=version("safetensors-core"),
+            library_version=_version(),
         )
     except OSError:  # token=True where there is none
         text = "token=True asks for the token that you are logged in with, and there is none"
         raise PermissionError(errno.EACCES, f"{text}. {_LOG_IN}", location.url) from None
     return headers
+
+
+@functools.cache
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("safetensors-core")
 
 
 def _open_cached(hub: ModuleType, location: HubLocation) -> ByteSource:
