@@ -69,9 +69,9 @@ class PartFile:
         while True:
             if not shared:
                 self.token = secrets.token_hex(8)
-            part = f"{prefix}{self.token}{_SUFFIX}"
+            # Noted before it is made: an interruption may come as soon as it is.
+            self.path = part = f"{prefix}{self.token}{_SUFFIX}"
             self.fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-            self.path = part
             # Between its creation and its lock, another save may take the file for a leftover:
             # it has removed the file, or it holds the lock and is about to.
             if shared or (self._lock() and os.path.lexists(part)):
@@ -222,13 +222,22 @@ class PartFile:
             >>> os.listdir(tmp_path)
             []
         """
-        if self.path:
+        path, self.path = self.path, ""
+        try:
+            if path:
+                _unlink(path)
+        except BaseException:  # an interruption, perhaps before it was removed
+            _unlink(path)
+            raise
+        finally:
+            # The lock ends here: only now, because an unlocked part counts as a leftover.
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
-            self.path = ""
-        # The lock ends here: only now, because an unlocked part counts as a leftover.
-        with contextlib.suppress(OSError):
-            self.close()
+                self.close()
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def stat_target(target: str, path: str) -> os.stat_result | None:

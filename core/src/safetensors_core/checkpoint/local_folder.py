@@ -289,27 +289,35 @@ class LocalFolder:
             sync(self._fd)
 
     def _release(self) -> None:
-        for part in [*self._parts.values(), self._old_index_part]:
-            if part is not None:
-                part.release()
-        if self._lock is not None:
+        # Each step is taken even where another is interrupted; the last one here is the first.
+        with contextlib.ExitStack() as steps:
             if not self._replaced:
-                self._remove_own_parts(self._lock.token)
-            self._lock.release()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if not self._replaced:
-            for folder in reversed(self._made):
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+                steps.callback(self._remove_made)
+            if self._fd >= 0:
+                steps.callback(os.close, self._fd)
+                self._fd = -1
+            if self._lock is not None:
+                steps.callback(self._lock.release)
+                steps.callback(self._remove_own, self._lock.token)
+            for part in [*self._parts.values(), self._old_index_part]:
+                if part is not None:
+                    steps.callback(part.release)
 
-    def _remove_own_parts(self, token: str) -> None:
-        """Remove what an interruption has left between its creation and its registration."""
+    def _remove_own(self, token: str) -> None:
+        """Remove what an interruption has left of this save."""
+        endings = [f".{token}.safetensors-part"]
+        if self._replaced:
+            endings.append(f".{token}{_ENDING}")
         with contextlib.suppress(OSError):
             for name in os.listdir(self._folder):
-                if name.endswith(f".{token}.safetensors-part"):
+                # The lock of this save comes last: without it, others could think it dead.
+                if name.endswith(tuple(endings)) and not name.startswith(".checkpoint."):
                     os.unlink(self._at(name))
+
+    def _remove_made(self) -> None:
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
 
 class _LocalOutput:
