@@ -99,11 +99,8 @@ def split_checkpoint(
     check_path(folder)
     target = os.fsdecode(folder)
     with _opened(source, max_header, storage_options) as original:
-        contents = _contents(target, storage_options)
-        original.check_apart(contents.values(), target)
-        if not overwrite and any(
-            name.endswith((".safetensors", INDEX_SUFFIX)) for name in contents
-        ):
+        original.check_apart(_places(target, original), target)
+        if not overwrite and _holds_checkpoint(target, storage_options):
             raise _already(target, "a checkpoint is in this folder")
         sizes = {name: info.nbytes for name, (_, info) in original.tensors.items()}
         plan = plan_shards(sizes, max_shard_size, filename_pattern)
@@ -173,7 +170,8 @@ def merge_checkpoint(
             raise _already(target, "the file exists")
         order = original.sorted(original.tensors)
         with CopyStream(original.tensors, order, progress) as stream:
-            save_stream(stream.entries(), filename, original.metadata)
+            entries = stream.entries()
+            save_stream(entries, filename, original.metadata, storage_options=storage_options)
         nbytes = sum(info.nbytes for _, info in original.tensors.values())
         return CopiedCheckpoint([target], None, len(order), nbytes)
 
@@ -189,12 +187,15 @@ class _Original(NamedTuple):
         """Names in the order in which a file has them that we write."""
         return sorted(names, key=lambda name: (-self.tensors[name][1].dtype.rank, name))
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths or URLs of all that is read."""
+        index = self.located.index_location
+        return [*map(self.located.path, self.located.files), *([] if index is None else [index])]
+
     def check_apart(self, places: Iterable[str], target: str) -> None:
         """Refuse to write where one of the files to read is, by whatever name it goes there."""
-        paths = [self.located.path(file) for file in self.located.files]
-        if self.located.index_location is not None:
-            paths.append(self.located.index_location)
-        read = {_identity(path): path for path in paths}
+        read = {_identity(path): path for path in self.paths}
         for place in places:
             identity = _identity(place)
             if identity is not None and identity in read:
@@ -234,13 +235,28 @@ def _warn_of_differences(shards: ShardSet) -> None:
         )
 
 
-def _contents(folder: str, storage_options: Mapping[str, Any] | None) -> dict[str, str]:
-    """Paths or URLs of what is in a folder, by name; none where it does not exist."""
-    names: Iterable[str] = ()
-    with contextlib.suppress(FileNotFoundError):
-        remote_folder = is_url(folder)
-        names = remote.list_names(folder, storage_options) if remote_folder else os.listdir(folder)
-    return {name: join(folder, name) for name in names}
+def _places(folder: str, original: _Original) -> list[str]:
+    """Paths or URLs in a folder at which files to read may be."""
+    local = _without_scheme(folder)
+    if is_url(local):
+        return [join(folder, shown(path).rpartition("/")[2]) for path in original.paths]
+    # Under whatever name: a link would be followed.
+    return [join(local, name) for name in _names(local, None)]
+
+
+def _holds_checkpoint(folder: str, storage_options: Mapping[str, Any] | None) -> bool:
+    names = _names(folder, storage_options)
+    return any(name.endswith((".safetensors", INDEX_SUFFIX)) for name in names)
+
+
+def _names(folder: str, storage_options: Mapping[str, Any] | None) -> list[str]:
+    """Names of the files in a folder; none where it does not exist."""
+    try:
+        if is_url(folder):
+            return remote.list_names(folder, storage_options) or []
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _exists(target: str, storage_options: Mapping[str, Any] | None) -> bool:
@@ -263,8 +279,7 @@ def _already(target: str, what: str) -> FileExistsError:
 
 def _identity(location: str) -> object:
     """What a location is the same as: device and number of a file; None where there is none."""
-    for scheme in _LOCAL_SCHEMES:
-        location = location.removeprefix(scheme)
+    location = _without_scheme(location)
     if is_url(location):
         return shown(location)
     try:
@@ -272,3 +287,10 @@ def _identity(location: str) -> object:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _without_scheme(location: str) -> str:
+    """A path instead of the URL of a local file."""
+    for scheme in _LOCAL_SCHEMES:
+        location = location.removeprefix(scheme)
+    return location

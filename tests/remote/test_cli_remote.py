@@ -1,0 +1,209 @@
+"""What the command line promises of URLs: it inspects, splits, merges, and gives nothing away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.tests.checkpoints import INDEX, write_shards
+from core.tests.command_line import run
+from core.tests.raw import RawTensor, counting, file_bytes
+from safetensors_core import Dtype
+from tests.remote.hub_server import HubServer
+from tests.remote.servers import Fault, RangeServer
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+LARGE = counting(Dtype.U8, 300_000)
+TENSORS = {
+    SHARDS[0]: {"a": counting(Dtype.F32, 64, 1024), "b": counting(Dtype.I16, 9)},
+    SHARDS[1]: {"c": LARGE, "d": counting(Dtype.F4, 4)},
+}
+
+
+def in_order(*files: dict[str, RawTensor]) -> dict[str, RawTensor]:
+    """Tensors as `save_file` orders them."""
+    tensors = {name: tensor for file in files for name, tensor in file.items()}
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.rank, name))
+    return {name: tensors[name] for name in names}
+
+
+MERGED = file_bytes(in_order(*TENSORS.values()), {"format": "pt"})
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[RangeServer]:
+    """A folder `model` with two files and an index, and a file `one.safetensors`."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    write_shards(folder / "model", TENSORS, {"format": "pt"})
+    (folder / "one.safetensors").write_bytes(MERGED)
+    with RangeServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """Repositories org/name, of two files and an index, and org/other, of something else."""
+    (tmp_path / "hub" / "org" / "other").mkdir(parents=True)
+    (tmp_path / "hub" / "org" / "other" / "config.json").write_text("{}")
+    write_shards(tmp_path / "hub" / "org" / "name", TENSORS, {"format": "pt"})
+    write_shards(tmp_path / "hub" / "org" / "name@v1", {SHARDS[0]: TENSORS[SHARDS[0]]})
+    with HubServer(tmp_path / "hub") as server:
+        yield server
+
+
+def hub_options(hub: HubServer) -> list[str]:
+    return [
+        part
+        for key, value in hub.options.items()
+        for part in ("--storage-option", f"{key}={json.dumps(value)}")
+    ]
+
+
+def answer(*arguments: str | Path, status: int = 0) -> Any:
+    """The object that a command prints."""
+    done = run(*arguments, "--json")
+    assert (done.returncode, done.stderr) == (status, "")
+    return json.loads(done.stdout)
+
+
+def test_inspect_of_a_url_of_a_file_says_what_it_says_of_the_file(served: RangeServer) -> None:
+    url = served.url("one.safetensors")
+    of_url, of_file = answer("inspect", url), answer("inspect", served.folder / "one.safetensors")
+    assert of_url.pop("path") == url
+    del of_file["path"]
+    assert of_url == of_file
+    assert run("inspect", url).stdout.startswith(f"{url}: ")
+
+
+@pytest.mark.parametrize("name", ["model/", f"model/{INDEX}"])
+def test_inspect_of_a_url_of_a_checkpoint_reads_headers_only(
+    served: RangeServer, name: str
+) -> None:
+    of_url, of_folder = (
+        answer("inspect", served.url(name)),
+        answer("inspect", served.folder / "model"),
+    )
+    assert of_url.pop("path") == served.url(name)
+    del of_folder["path"]
+    assert of_url == of_folder
+    assert served.sent < 10_000
+
+
+def test_inspect_of_a_repository_asks_for_the_index_and_each_file_once(hub: HubServer) -> None:
+    of_hub = answer("inspect", "hf://org/name", *hub_options(hub))
+    assert of_hub["path"] == "hf://org/name"
+    assert list(of_hub["files"]) == SHARDS
+    assert of_hub["total"]["tensors"] == 4
+    assert sorted(hub.read) == sorted([INDEX, *SHARDS])
+
+
+def test_inspect_reads_the_revision_that_is_asked_for(hub: HubServer) -> None:
+    of_hub = answer("inspect", "hf://org/name", "--revision", "v1", *hub_options(hub))
+    assert list(of_hub["files"]) == SHARDS[:1]
+
+
+def test_a_repository_without_safetensors_is_an_error_that_says_so(hub: HubServer) -> None:
+    error = answer("inspect", "hf://org/other", *hub_options(hub), status=2)
+    assert error["reason"] == "no-checkpoint"
+    assert "hf://org/other" in error["message"]
+
+
+def test_a_private_repository_is_an_error_that_says_what_to_do(hub: HubServer) -> None:
+    hub.private.add("org/name")
+    done = run("inspect", "hf://org/name", *hub_options(hub))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "token" in done.stderr or "log" in done.stderr
+
+
+def test_a_url_that_is_not_there_is_one_line(served: RangeServer) -> None:
+    for command in (["inspect"], ["merge"], ["split"]):
+        target = [] if command == ["inspect"] else [served.folder / "out"]
+        url = served.url("none.safetensors")
+        done = run(*command, url, *target)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"safetensors-core: {url}: ")
+        assert done.stderr.count("\n") == 1
+        error = answer(*command, url, *target, status=2)
+        assert (error["error"], error["path"]) == ("FileNotFoundError", url)
+
+
+def test_a_server_that_fails_is_one_line(served: RangeServer) -> None:
+    served.fault = lambda _: Fault("status", 400)
+    url = served.url("one.safetensors")
+    error = answer("inspect", url, status=2)
+    assert (error["error"], error["path"]) == ("RemoteError", url)
+    assert "400" in error["message"]
+    assert error["message"].startswith(f"{url}: ")
+    assert error["message"].count(url) == 1
+
+
+def test_what_gives_access_is_never_shown(tmp_path: Path, served: RangeServer) -> None:
+    secret = "?X-Amz-Signature=s3cr3t"
+    good = served.url("one.safetensors", user="me:s3cr3t@") + secret
+    bad = served.url("none.safetensors", user="me:s3cr3t@") + secret
+    for url in [good, bad]:
+        for i, call in enumerate([["inspect"], ["split"], ["merge"]]):
+            for options in [[], ["--json"]]:
+                target = [] if call == ["inspect"] else [tmp_path / f"out{i}{len(options)}"]
+                done = run(*call, url, *target, *options)
+                assert done.returncode == (0 if url == good else 2)
+                assert "s3cr3t" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["model/", f"model/{INDEX}", "one.safetensors"])
+def test_merge_of_a_url_is_the_same_file_as_that_of_the_folder(
+    tmp_path: Path, served: RangeServer, name: str
+) -> None:
+    target = tmp_path / "merged"
+    done = run("merge", served.url(name), target)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert target.read_bytes() == MERGED
+
+
+def test_split_of_a_url_reads_each_byte_once(tmp_path: Path, served: RangeServer) -> None:
+    done = run(
+        "split", served.url("one.safetensors"), tmp_path / "out", "--max-shard-size", "300kB"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert served.sent < len(MERGED) + 65_536 + 1000  # the header is read with what follows it
+    run("merge", tmp_path / "out", tmp_path / "merged")
+    assert (tmp_path / "merged").read_bytes() == MERGED
+
+
+def test_merge_of_a_repository(tmp_path: Path, hub: HubServer) -> None:
+    done = run("merge", "hf://org/name", tmp_path / "merged", *hub_options(hub))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "merged").read_bytes() == MERGED
+
+
+def test_a_file_that_breaks_off_leaves_nothing(tmp_path: Path, served: RangeServer) -> None:
+    headers_read = 3
+
+    def fault(_: object) -> Fault | None:
+        return Fault("status", 400) if len(served.requests) > headers_read else None
+
+    served.fault = fault
+    for command in ["split", "merge"]:
+        served.reset()
+        target = tmp_path / "target"
+        done = run(command, served.url("model/"), target)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(served.requests) > headers_read
+        assert not target.exists()
+        assert list(tmp_path.iterdir()) == [served.folder]
+
+
+def test_a_url_that_cannot_be_written_is_refused(served: RangeServer) -> None:
+    one = served.folder / "one.safetensors"
+    done = run("merge", one, served.url("new.safetensors"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    done = run("split", one, served.url("new/"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
