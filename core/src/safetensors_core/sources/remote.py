@@ -123,10 +123,9 @@ def read_all(location: str, storage_options: Mapping[str, Any] | None, limit: in
         OSError: It cannot be read.
 
     Example:
-        >>> import fsspec
-        >>> fsspec.filesystem("memory").pipe_file("/index.json", b"{}")
-        >>> read_all("memory://index.json", None, limit=1000)
-        b'{}'
+        >>> read_all("acme://index.json", None, limit=1000)
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: no file system is known for acme://index.json
     """
     from safetensors_core.sources.remote_source import RemoteSource
 
@@ -163,10 +162,8 @@ def list_names(folder: str, storage_options: Mapping[str, Any] | None) -> list[s
         OSError: There is no such folder, or it cannot be read.
 
     Example:
-        >>> import fsspec
-        >>> fsspec.filesystem("memory").pipe_file("/model/index.json", b"{}")
-        >>> list_names("memory://model", None)
-        ['index.json']
+        >>> list_names("https://example.org/model", None) is None
+        True
     """
     if folder.partition("://")[0].lower() in {"http", "https"}:
         return None

@@ -20,7 +20,7 @@ from safetensors_core.sources.parts import Part, plan_parts
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["RemoteSource", "run"]
+__all__ = ["RemoteSource"]
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class RemoteSource(ByteSource):
             )
 
     def _fetch(self, parts: list[Part]) -> None:
-        run(self._fetch_all(parts))
+        _run(self._fetch_all(parts))
 
     async def _fetch_all(self, parts: list[Part]) -> None:
         import asyncio
@@ -182,7 +182,7 @@ class RemoteSource(ByteSource):
             await asyncio.sleep(attempts.wait_after(error, part.position - before))
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in the event loop of fsspec, and wait for its end.
 
     Args:
@@ -190,12 +190,6 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
     Returns:
         Its result.
-
-    Example:
-        >>> async def answer():
-        ...     return 42
-        >>> run(answer())
-        42
     """
     import asyncio
 

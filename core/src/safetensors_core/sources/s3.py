@@ -30,8 +30,8 @@ class S3Source(RemoteSource):
         location: The URL, as errors show it.
 
     Example:
-        >>> issubclass(S3Source, RemoteSource)
-        True
+        >>> from safetensors_core import read_header
+        >>> read_header("s3://bucket/model.safetensors")  # doctest: +SKIP
     """
 
     def __init__(self, connection: Connection, location: str) -> None:
