@@ -94,7 +94,8 @@ _PEER_OPEN = ours.program("from safetensors import safe_open")
 
 OPEN = Work(ours.open_file, peer.open_file, values.of_names)
 HEADER = Work(ours.read_header, peer.open_file, values.of_names)
-METADATA = Work(ours.read_metadata, peer.read_metadata, values.of_metadata)
+METADATA = Work(ours.read_metadata(0), peer.read_metadata(0), values.of_metadata)
+METADATA_FAR = Work(ours.read_metadata(0.05), peer.read_metadata(0.05), values.of_metadata)
 LOAD = Work(ours.load, peer.load, values.of_tensors)
 TOUCH = Work(ours.load, peer.load, values.of_tensors, touch=True)
 OWNED = Work(ours.load_owned, peer.load_pread, values.of_tensors)
@@ -132,8 +133,10 @@ CASES = [
     Case("open-small", OPEN, "numpy", "small", "warm", _ratio(1)),
     Case("open-small-cold", OPEN, "numpy", "small", "cold"),
     Case("header-small", HEADER, "numpy", "small", "warm", _ratio(1)),
-    # The headers of BLOOM's 72 files, from a Hub on this machine.
-    Case("metadata-bloom", METADATA, "none", None, "none", HEADERS),
+    # The headers of BLOOM's 72 files, from a Hub on this machine, and from one that takes 50 ms to
+    # answer, as one far away does.
+    Case("metadata-bloom", METADATA, "none", None, "none"),
+    Case("metadata-bloom-far", METADATA_FAR, "none", None, "none", HEADERS),
     # 20,000 small tensors.
     Case("load-small-numpy", LOAD, "numpy", "small", "warm"),
     Case("load-small-torch", LOAD, "torch", "small", "warm", _ratio(4)),

@@ -17,8 +17,11 @@ __all__ = ["main", "start_hub"]
 
 
 @functools.cache
-def start_hub() -> str:
+def start_hub(latency: float) -> str:
     """Start the server; it ends with this process.
+
+    Args:
+        latency: Seconds from each request to its answer.
 
     Returns:
         What a client takes as its endpoint.
@@ -27,7 +30,7 @@ def start_hub() -> str:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shards, file_name, _ = SHARDED[BLOOM]
     write_sharded(folder / BLOOM, shards, file_name)
-    command = [sys.executable, "-m", "benchmarks.hub", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.hub", str(folder), str(latency)]
     root = Path(__file__).resolve().parents[1]
     server = subprocess.Popen(
         command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -37,16 +40,18 @@ def start_hub() -> str:
     return server.stdout.readline().strip()
 
 
-def main(folder: str) -> None:
+def main(folder: str, latency: str) -> None:
     """Serve a folder until the input ends.
 
     Args:
         folder: As `HubServer` takes it.
+        latency: As `start_hub` takes it.
     """
     with HubServer(Path(folder)) as hub:
+        hub.latency = float(latency)
         print(hub.url, flush=True)
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

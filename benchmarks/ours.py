@@ -76,14 +76,25 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
     return lambda: save(tensors)
 
 
-@call('read_metadata("bigscience/bloom")')
-def read_metadata(_setting: Setting) -> Callable[[], Any]:
-    """Read the headers of a repository of the Hub."""
-    from benchmarks.hub import start_hub
-    from safetensors_core.checkpoint import metadata
+def read_metadata(latency: float) -> Call:
+    """Read the headers of a repository of the Hub.
 
-    options = {"endpoint": start_hub(), "token": False}
-    return lambda: metadata.read_metadata("hf://bigscience/bloom", storage_options=options)
+    Args:
+        latency: Seconds from each request to its answer.
+
+    Returns:
+        The side of a case.
+    """
+
+    @call('read_metadata("bigscience/bloom")')
+    def read_headers(_setting: Setting) -> Callable[[], Any]:
+        from benchmarks.hub import start_hub
+        from safetensors_core.checkpoint import metadata
+
+        options = {"endpoint": start_hub(latency), "token": False}
+        return lambda: metadata.read_metadata("hf://bigscience/bloom", storage_options=options)
+
+    return read_headers
 
 
 def program(code: str) -> Call:

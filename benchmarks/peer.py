@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks.frameworks import FRAMEWORKS
-from benchmarks.setting import Setting, call
+from benchmarks.setting import Call, Setting, call
 
 
 def _module(setting: Setting) -> Any:
@@ -72,18 +72,29 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
     return lambda: save(tensors)
 
 
-@call('huggingface_hub.get_safetensors_metadata("bigscience/bloom")')
-def read_metadata(_setting: Setting) -> Callable[[], Any]:
-    """Read the headers of a repository of the Hub."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import disable_progress_bars
+def read_metadata(latency: float) -> Call:
+    """Read the headers of a repository of the Hub.
 
-    from benchmarks.hub import start_hub
+    Args:
+        latency: Seconds from each request to its answer.
 
-    disable_progress_bars()
-    client = HfApi(endpoint=start_hub(), token=False)
-    # It keeps the index, so from the second call on only asks whether that is still the same.
-    constants.HF_HUB_CACHE = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, constants.HF_HUB_CACHE, ignore_errors=True)
-    client.get_safetensors_metadata("bigscience/bloom")
-    return lambda: client.get_safetensors_metadata("bigscience/bloom")
+    Returns:
+        The side of a case.
+    """
+
+    @call('huggingface_hub.get_safetensors_metadata("bigscience/bloom")')
+    def read_headers(_setting: Setting) -> Callable[[], Any]:
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.utils import disable_progress_bars
+
+        from benchmarks.hub import start_hub
+
+        disable_progress_bars()
+        client = HfApi(endpoint=start_hub(latency), token=False)
+        # It keeps the index, so from the second call on only asks whether that is still the same.
+        constants.HF_HUB_CACHE = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, constants.HF_HUB_CACHE, ignore_errors=True)
+        client.get_safetensors_metadata("bigscience/bloom")
+        return lambda: client.get_safetensors_metadata("bigscience/bloom")
+
+    return read_headers

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -58,6 +59,7 @@ class HubServer:
         private: Repositories that need `token`, and do not exist for others.
         gated: Repositories that show what files there are, but need `token` to read them.
         token: The one that opens them.
+        latency: Seconds from each request to its answer, for those who measure.
     """
 
     def __init__(self, folder: Path, contents: HubServer | None = None) -> None:
@@ -67,6 +69,7 @@ class HubServer:
         self.private: set[str] = set()
         self.gated: set[str] = set()
         self.token = "hf_right"
+        self.latency = 0.0
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -143,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self._request = Request(self.command, self.path, headers)
         self.server.owner.requests.append(self._request)
+        if self.server.owner.latency:
+            time.sleep(self.server.owner.latency)
         path = urlsplit(self.path).path
         wants_file = _RESOLVE.fullmatch(path)
         match = wants_file or _API.fullmatch(path)
