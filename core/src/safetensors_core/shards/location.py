@@ -25,7 +25,9 @@ from safetensors_core.shards.index import (
     parse_index,
     raise_fault,
 )
+from safetensors_core.sources import remote
 from safetensors_core.sources.local import check_path, is_url
+from safetensors_core.sources.urls import shown
 
 __all__ = ["Located", "find_checkpoint", "join"]
 
@@ -40,11 +42,11 @@ class Located:
     """The files that a location stands for.
 
     Attributes:
-        location: What the user gave.
+        location: What the user gave, as errors show it.
         folder: Where the files are; empty where the location is itself the only file.
         files: Their names in the folder, sorted; the location where there is no folder.
         index: What the index says; None where there is none.
-        index_location: Path or URL of the index; None where there is none.
+        index_location: Path or URL of the index, as errors show it; None where there is none.
 
     Example:
         >>> find_checkpoint(model_path).files == [str(model_path)]
@@ -99,7 +101,10 @@ def find_checkpoint(
     check_path(location)
     text = os.fsdecode(location)
     if is_url(location):
-        return _remote(text, storage_options, on_fault)
+        scheme, _, path = text.partition("://")
+        if scheme.lower() not in ("file", "local"):
+            return _remote(text, storage_options, on_fault)
+        text = path
     if os.path.isdir(text):
         return _local_folder(text, on_fault)
     if text.endswith(".json"):
@@ -207,34 +212,32 @@ def _choose_files(names: list[str], folder: str) -> list[str]:
 def _remote(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
     scheme, _, rest = url.partition("://")
     path = urlsplit(url).path if scheme in ("http", "https") else rest
+    file = Located(shown(url), "", [url])
     if path.endswith(_SUFFIX):
-        return Located(url, "", [url])
+        return file
     if path.endswith(".json"):
         return _indexed_remotely(url, _parent(url), url, storage_options, on_fault)
     if scheme in _WEB:
         is_folder = scheme == "hf" or path.endswith("/")
-        file = Located(url, "", [url])
         return _asked_for(url, storage_options, on_fault) if is_folder else file
     names = sorted(_names(url, storage_options))
     if not names:  # then it is a file, or opening it says what is wrong
-        return Located(url, "", [url])
-    index = _choose_index(names, url)
+        return file
+    index = _choose_index(names, shown(url))
     if index is not None:
         return _indexed_remotely(url, url, join(url, index), storage_options, on_fault)
-    return Located(url, url, _choose_files(names, url))
+    return Located(shown(url), url, _choose_files(names, shown(url)))
 
 
 def _asked_for(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
     """The files of a folder that is not listed: the index is asked for."""
     with contextlib.suppress(FileNotFoundError):
         return _indexed_remotely(url, url, join(url, INDEX_FILE), storage_options, on_fault)
-    return Located(url, url, [SINGLE_FILE])
+    return Located(shown(url), url, [SINGLE_FILE])
 
 
 def _names(url: str, storage_options: Mapping[str, Any] | None) -> list[str]:
     """The files in a folder; none where there is no folder, or it belongs to a plugin."""
-    from safetensors_core.sources import remote
-
     with contextlib.suppress(InvalidInputError, FileNotFoundError, NotADirectoryError):
         return remote.list_names(url, storage_options) or []
     return []
@@ -247,11 +250,9 @@ def _indexed_remotely(
     storage_options: Mapping[str, Any] | None,
     on_fault: _OnFault,
 ) -> Located:
-    from safetensors_core.sources import remote
-
     data = remote.read_all(url, storage_options, MAX_HEADER)
-    index = parse_index(data, url, on_fault)
-    return Located(location, folder, _below(index), index, url)
+    index = parse_index(data, shown(url), on_fault)
+    return Located(shown(location), folder, _below(index), index, shown(url))
 
 
 def _parent(url: str) -> str:

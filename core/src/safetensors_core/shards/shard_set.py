@@ -23,6 +23,7 @@ from safetensors_core.shards.checks import HARMLESS, file_faults, total_size_fau
 from safetensors_core.shards.index import INDEX_FILE, SINGLE_FILE, ShardIndex
 from safetensors_core.shards.location import Located, find_checkpoint
 from safetensors_core.sources import ByteSource
+from safetensors_core.sources.urls import shown
 
 __all__ = ["ShardSet", "open_shards"]
 
@@ -240,27 +241,30 @@ class ShardSet:
             except BaseException:
                 source.close()
                 raise
-        except FileNotFoundError:  # a remote file is only asked for when it is read
-            raise self._not_found(file) from None
+        except FileNotFoundError as error:  # a remote file is only asked for when it is read
+            fault = self._not_found(file)
+            if fault is None:
+                raise
+            raise fault from error
         self._sources[file] = source
         if self._closed.is_set():  # meanwhile, by another thread
             source.close()
         return source
 
-    def _not_found(self, file: str) -> Exception:
+    def _not_found(self, file: str) -> CheckpointError | None:
         if self.index is not None:
             where = self._located.index_location or self.location
             detail = "the index names files that do not exist"
             return CheckpointError(CheckpointReason.MISSING_SHARD, detail, where, [file])
         if self._located.folder:
             return NotASafetensorsRepoError(self.location, [INDEX_FILE, SINGLE_FILE])
-        return FileNotFoundError(2, os.strerror(2), self._located.path(file))
+        return None  # the user named the file
 
     def _check(self, file: str, header: Header) -> None:
         """Hold a file to the index."""
         if self.index is None or self._listed is None:
             return
-        path = self._located.path(file)
+        path = shown(self._located.path(file))
         for fault in file_faults(self.index, self._listed[file], path, header):
             if fault.reason not in HARMLESS:
                 raise fault
