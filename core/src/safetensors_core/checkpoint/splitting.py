@@ -26,6 +26,7 @@ from safetensors_core.writer import save_stream
 __all__ = ["CopiedCheckpoint", "merge_checkpoint", "split_checkpoint"]
 
 _LOCAL_SCHEMES = ("file://", "local://")  # URLs that are paths
+_NEVER_WRITTEN = ("http://", "https://")
 _MOST_NAMED = 10  # keys of metadata in a warning
 
 
@@ -262,11 +263,13 @@ def _names(folder: str, storage_options: Mapping[str, Any] | None) -> list[str]:
 def _exists(target: str, storage_options: Mapping[str, Any] | None) -> bool:
     if not is_url(target):
         return os.path.isfile(target)
+    if target.lower().startswith(_NEVER_WRITTEN):
+        return False
     try:
-        open_source(target, "pread", storage_options).close()
+        with contextlib.closing(open_source(target, "pread", storage_options)) as source:
+            return source.size >= 0  # only this may be what asks the storage
     except FileNotFoundError:
         return False
-    return True
 
 
 def _already(target: str, what: str) -> FileExistsError:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import sys
 from typing import Any
 
@@ -191,8 +192,7 @@ def _message(error: BaseException) -> str:
 
 @_message.register(HeaderError)
 def _(error: HeaderError) -> str:
-    # The library speaks of its parameter, which is an option here.
-    message = str(error).replace("pass max_header=", "pass --max-header ")
+    message = _with_options(str(error))
     if error.reason in _WITH_REMEDY:
         return message
     if error.reason in _INCOMPLETE:
@@ -225,9 +225,13 @@ def _(error: InvalidInputError) -> str:
 
 @_message.register(OSError)
 def _(error: OSError) -> str:
-    # The library speaks of its parameter, which is an option here.
-    message = (error.strerror or str(error)).replace("pass overwrite=True", "pass --overwrite")
-    return _sentence(message, _REMEDIES.get(error.errno or 0))
+    message = _with_options(error.strerror or str(error))
+    if ". " in message:  # it says itself what to do
+        return message
+    remedy = _REMEDIES.get(error.errno or 0)
+    if isinstance(error, FileNotFoundError) and "://" in str(error.filename):
+        remedy = "Check the URL; that of a folder on a web server ends with a slash"
+    return _sentence(message, remedy)
 
 
 @_message.register(MemoryError)
@@ -242,10 +246,22 @@ def _(error: click.ClickException) -> str:
     return _sentence(error.format_message(), remedy)
 
 
+def _with_options(message: str) -> str:
+    """What the library says of its parameters, as it is said of options."""
+    message = message.replace("pass max_header=", "pass --max-header ")
+    message = message.replace("pass overwrite=True", "pass --overwrite")
+    return re.sub(
+        r"pass storage_options={'(\w+)': \.\.\.}", r"pass --storage-option \1=...", message
+    )
+
+
 def _path(error: BaseException, given: str | None) -> str | None:
     """The file that an error is about: the one that it names, or else the one that was given."""
     # These are about what is installed and about the call.
     if isinstance(error, (PluginError, click.ClickException)):
+        return None
+    # These are about an option unless they name the file.
+    if isinstance(error, InvalidInputError) and str(given) not in str(error):
         return None
     named = getattr(error, "location", None) or getattr(error, "filename", None)
     return os.fsdecode(named) if isinstance(named, (str, bytes)) else given
