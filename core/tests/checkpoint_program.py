@@ -48,7 +48,7 @@ def values(path: Path) -> dict[str, int]:
 
 def held(folder: Path) -> list[Any]:
     """What loaders find: the values of the single file and those of the index, if there are any."""
-    found = []
+    found: list[Any] = []
     if (folder / SINGLE).exists():
         found.append(sorted(values(folder / SINGLE).values()))
     if (folder / INDEX).exists():
@@ -124,9 +124,14 @@ def steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if status == 1:
             return
         files = sorted(os.listdir(folder)) if folder.exists() else None
-        report = {"step": step, "status": status, "files": files, "held": held(folder)}
+        report: dict[str, Any] = {
+            "step": step,
+            "status": status,
+            "files": files,
+            "held": held(folder),
+        }
         if options.how == "kill":
-            save(folder, 3, options.now)
+            save(folder, 3, options.then)
             report["next"] = {"files": sorted(os.listdir(folder)), "held": held(folder)}
         yield report
 
@@ -137,6 +142,7 @@ def main() -> None:
     parser.add_argument("how", choices=STOPS)
     parser.add_argument("--before", type=int, default=0, help="files of the old checkpoint")
     parser.add_argument("--now", type=int, default=1, help="files of the new one")
+    parser.add_argument("--then", type=int, default=1, help="files of the one after a kill")
     parser.add_argument("--after", action="store_true", help="stop when the call is done")
     parser.add_argument("--no-links", action="store_true", help="as where there are no hard links")
     json.dump(list(steps(parser.parse_args())), sys.stdout)

@@ -17,11 +17,19 @@ from safetensors_core.errors import InvalidInputError
 from safetensors_core.sources.file import for_one_call, remaining
 from safetensors_core.sources.local import is_network_file
 
-__all__ = ["PartFile", "naming", "remove_leftovers", "stat_target", "sync"]
+__all__ = [
+    "PartFile",
+    "naming",
+    "remove_leftovers",
+    "shared_parts",
+    "stat_target",
+    "sync",
+    "unlocked",
+]
 
 _SUFFIX = ".safetensors-part"
 _DAY = 24 * 60 * 60  # seconds
-_PART = re.compile(r"\..{1,50}\.([0-9a-f]{16})" + re.escape(_SUFFIX), re.DOTALL)
+_PART = re.compile(r"\.(.{1,50})\.([0-9a-f]{16})" + re.escape(_SUFFIX), re.DOTALL)
 _SHARED = "checkpoint"  # the name of a part that stands for all of one save
 
 
@@ -286,27 +294,70 @@ def remove_leftovers(folder: str) -> None:
         >>> os.listdir(tmp_path)
         []
     """
-    try:
-        with os.scandir(folder) as entries:
-            parts = [(entry.path, _PART.fullmatch(entry.name)) for entry in entries]
-    except PermissionError:  # one may write into a folder that one may not list
-        return
-    found = [(path, name[1]) for path, name in parts if name]
+    found = _parts(folder)
     unchanged = _DAY if found and is_network_file(folder) else 0
-    for path, token in found:
+    for path, name, token in found:
         shared = os.path.join(folder, f".{_SHARED}.{token}{_SUFFIX}")
         with contextlib.suppress(OSError):  # not ours to remove, or in use
-            with contextlib.suppress(FileNotFoundError), _unlocked(shared):
+            with contextlib.suppress(FileNotFoundError), unlocked(shared):
                 pass
-            with _unlocked(path) as fd:
+            with unlocked(path) as fd:
                 status = os.fstat(fd)
-                if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime >= unchanged:
+                old = time.time() - status.st_mtime >= unchanged
+                noted = name == _SHARED and status.st_size > 0  # what to remove besides
+                if stat.S_ISREG(status.st_mode) and old and not noted:
                     os.unlink(path)
 
 
+def shared_parts(folder: str) -> list[str]:
+    """Parts whose lock stands, or stood, for all of one save.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        Paths; none where the folder cannot be listed.
+
+    Example:
+        >>> part = PartFile(str(tmp_path))
+        >>> shared_parts(str(tmp_path)) == [part.path]
+        True
+        >>> part.release()
+    """
+    return [path for path, name, _ in _parts(folder) if name == _SHARED]
+
+
+def _parts(folder: str) -> list[tuple[str, str, str]]:
+    """Paths of the parts in a folder, the names of what they become, and their tokens."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.path, _PART.fullmatch(entry.name)) for entry in entries]
+    except PermissionError:  # one may write into a folder that one may not list
+        return []
+    return [(path, match[1], match[2]) for path, match in found if match]
+
+
 @contextlib.contextmanager
-def _unlocked(path: str) -> Iterator[int]:
-    """A descriptor of a file that nobody holds locked, and nobody else can lock meanwhile."""
+def unlocked(path: str) -> Iterator[int]:
+    """Keep a file locked that nobody else holds locked.
+
+    Args:
+        path: Path of the file.
+
+    Yields:
+        An open descriptor of it.
+
+    Raises:
+        OSError: It is locked, or it cannot be opened or is a link.
+
+    Example:
+        >>> part = PartFile(str(tmp_path))
+        >>> with unlocked(part.path):
+        ...     pass
+        Traceback (most recent call last):
+        BlockingIOError: ...
+        >>> part.release()
+    """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

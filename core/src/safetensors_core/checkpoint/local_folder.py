@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from safetensors_core.checkpoint.journal import note_files, remove_orphans
 from safetensors_core.errors import CheckpointError
 from safetensors_core.parts import PartFile, naming, remove_leftovers, stat_target, sync
 from safetensors_core.shards.index import ShardIndex, encode_index, parse_index
@@ -79,6 +80,8 @@ class LocalFolder:
                 self._make_folders()
                 self._folder = os.path.realpath(self.path)
                 self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                with self._alone():
+                    remove_orphans(self._folder, self._names(self._old_index()))
                 remove_leftovers(self._folder)
                 self._lock = PartFile(self._folder)
         except BaseException:
@@ -146,6 +149,8 @@ class LocalFolder:
         with naming(self.path), self._alone():
             names = list(self._parts)
             old = self._old_index()
+            assert self._lock is not None
+            note_files(self._lock, {*names, *self._names(old)}, fsync=self._fsync)
             before = [name for name in names if name != last]
             try:
                 self._keep_old(before, old)
@@ -201,6 +206,10 @@ class LocalFolder:
             return parse_index(data, path)
         except CheckpointError:
             return None
+
+    def _names(self, index: ShardIndex | None) -> set[str]:
+        """The files that an index names, and the one that stands for itself."""
+        return {self._single, *(index.weight_map.values() if index is not None else ())}
 
     def _keep_old(self, names: list[str], old: ShardIndex | None) -> None:
         """Give second names to files whose names are needed, and let the old index use them."""
@@ -265,9 +274,8 @@ class LocalFolder:
     def _remove_old(self, names: Iterable[str], old: ShardIndex | None) -> None:
         """Remove what only the old checkpoint used."""
         new = set(names)
-        files = [self._index, self._single]  # a stale index first: it would name missing files
-        files += sorted(set(old.weight_map.values())) if old is not None else []
-        for name in files:
+        # A stale index first: it would name missing files.
+        for name in [self._index, *sorted(self._names(old))]:
             ours = name.endswith(".safetensors") or name == self._index
             if name not in new and ours and os.sep not in name:
                 with contextlib.suppress(FileNotFoundError):
