@@ -50,7 +50,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True):
         """Number of elements by code of the dtype.
 
         Example:
-            >>> read_metadata(model_path).parameter_count  # this file is made with np.float32
+            >>> read_metadata(model_path).parameter_count
             {'F32': 9}
         """
         counts: dict[str, int] = {}
@@ -65,7 +65,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True):
         """Size of all tensors together, in bytes.
 
         Example:
-            >>> read_metadata(model_path).total_size  # 9 times np.float32
+            >>> read_metadata(model_path).total_size
             36
         """
         return sum(header.data_nbytes for header in self.files.values())
@@ -104,7 +104,7 @@ def read_metadata(
         OSError: Something cannot be found, opened or read.
 
     Example:
-        >>> metadata = read_metadata(model_path)  # two tensors, made with np.float32
+        >>> metadata = read_metadata(model_path)
         >>> metadata.weight_map
         {'bias': 'example.safetensors', 'weight': 'example.safetensors'}
         >>> metadata.files["example.safetensors"].tensors["weight"].shape
