@@ -203,7 +203,7 @@ def metadata_with_sums(header: Header, tensors: Mapping[str, str]) -> dict[str, 
         >>> metadata_with_sums(Header({}, {"format": "pt"}, 8), {}).keys()
         dict_keys(['format', 'safetensors-core.sha256'])
     """
-    sums = TensorSums(_header_sum(header, tensors), dict(tensors))
+    sums = TensorSums(_header_sum(header, tensors), dict(sorted(tensors.items())))
     return {**(header.metadata or {}), METADATA_KEY: _encoded(sums)}
 
 

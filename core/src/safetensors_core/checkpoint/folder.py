@@ -91,7 +91,8 @@ def folder_findings(located: Located) -> Iterator[Finding]:
         located: The checkpoint.
 
     Yields:
-        Warnings: files of tensors that no index in the folder names, and what killed saves left.
+        Warnings about files that no index in the folder names and about what killed saves left;
+        faults for checksums of what is gone.
 
     Example:
         >>> _ = (tmp_path / ".a.safetensors.0123456789abcdef.safetensors-part").write_bytes(b"")
@@ -112,10 +113,20 @@ def folder_findings(located: Located) -> Iterator[Finding]:
             if name.endswith(".safetensors") and not name.startswith(".") and name not in known:
                 text = "no index in this folder names this file, so nothing is loaded from it"
                 yield _warning(FindingCode.STRAY_FILE, os.path.join(folder, name), text)
+        for name in names:
+            subject = name.removesuffix(SUMS_SUFFIX)
+            if subject != name and _about_checkpoints(subject) and subject not in names:
+                path, code = os.path.join(folder, name), FindingCode.INVALID_CHECKSUMS.value
+                text = f"these are the checksums of {subject!r}, which is not here"
+                yield Finding("fault", code, text, path)
     for name in names:
         if name.startswith(begin) and name.endswith(".safetensors-part"):
             text = "this is the temporary file of a save that runs now or was killed"
             yield _warning(FindingCode.LEFTOVER, os.path.join(folder, name), text)
+
+
+def _about_checkpoints(name: str) -> bool:
+    return name.endswith((".safetensors", INDEX_SUFFIX))
 
 
 def _warning(code: FindingCode, path: str, message: str) -> Finding:
