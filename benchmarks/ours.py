@@ -88,11 +88,13 @@ def read_metadata(latency: float) -> Call:
 
     @call('read_metadata("bigscience/bloom")')
     def read_headers(_setting: Setting) -> Callable[[], Any]:
+        import safetensors_core
         from benchmarks.hub import start_hub
-        from safetensors_core.checkpoint import metadata
 
         options = {"endpoint": start_hub(latency), "token": False}
-        return lambda: metadata.read_metadata("hf://bigscience/bloom", storage_options=options)
+        return lambda: safetensors_core.read_metadata(
+            "hf://bigscience/bloom", storage_options=options
+        )
 
     return read_headers
 

@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 
 from core.tests.raw import RawTensor, counting, file_bytes
-from safetensors_core import Dtype, HeaderError, InvalidInputError, read_header
-from safetensors_core.checkpoint.metadata import read_metadata
-from safetensors_core.errors import CheckpointError, NotASafetensorsRepoError
+from safetensors_core import (
+    CheckpointError,
+    Dtype,
+    HeaderError,
+    InvalidInputError,
+    NotASafetensorsRepoError,
+    read_header,
+    read_metadata,
+)
 
 FIRST = {"a": counting(Dtype.F32, 2, 3), "mask": counting(Dtype.BOOL, 5)}
 SECOND = {

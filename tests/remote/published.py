@@ -42,7 +42,8 @@ def write_single(folder: Path, tensors: Mapping[str, tuple[Dtype, Shape]]) -> No
 def write_sharded(folder: Path, shards: list[Tensors], name: str) -> ShardIndex:
     """Write shards and their index; `name` has places for the number of a shard and of all."""
     folder.mkdir(parents=True)
-    weight_map, size = {}, 0
+    weight_map: dict[str, str] = {}
+    size = 0
     for number, tensors in enumerate(shards, 1):
         file = name.format(number, len(shards))
         size += write_file(folder / file, tensors)
@@ -65,7 +66,8 @@ def _norm(name: str, width: int) -> Layer:
 
 
 def gpt2() -> Tensors:
-    width, shapes = 768, {"wte.weight": (50257, 768), "wpe.weight": (1024, 768)}
+    width = 768
+    shapes: Layer = {"wte.weight": (50257, width), "wpe.weight": (1024, width)}
     for number in range(12):
         layer = f"h.{number}"
         shapes |= _norm(f"{layer}.ln_1", width) | _norm(f"{layer}.ln_2", width)
@@ -83,7 +85,7 @@ def gpt2() -> Tensors:
 
 
 def _bert_layer(layer: str, width: int) -> Layer:
-    shapes = {}
+    shapes: Layer = {}
     for name in ("query", "key", "value"):
         shapes |= _pair(f"{layer}.attention.self.{name}", width, width)
     shapes |= _pair(f"{layer}.attention.output.dense", width, width)
@@ -95,7 +97,7 @@ def _bert_layer(layer: str, width: int) -> Layer:
 
 def roberta(vocabulary: int, width: int, layers: int, head: Layer) -> Tensors:
     place = "roberta.embeddings"
-    shapes = {
+    shapes: Layer = {
         f"{place}.word_embeddings.weight": (vocabulary, width),
         f"{place}.position_embeddings.weight": (514, width),
         f"{place}.token_type_embeddings.weight": (1, width),
@@ -115,7 +117,7 @@ def _roberta_head(width: int, vocabulary: int) -> Layer:
 def distilbert() -> Tensors:
     width, vocabulary = 768, 31102
     place = "distilbert.embeddings"
-    shapes = {
+    shapes: Layer = {
         f"{place}.word_embeddings.weight": (vocabulary, width),
         f"{place}.position_embeddings.weight": (512, width),
         **_norm(f"{place}.LayerNorm", width),
@@ -154,7 +156,7 @@ def gpt_neox() -> list[Tensors]:
 
 def bloom(width: int, layers: int, dtype: Dtype) -> list[Tensors]:
     """Embeddings, one shard for each layer, and the last norm, as BLOOM was published."""
-    first = {"word_embeddings.weight": (250880, width)}
+    first: Layer = {"word_embeddings.weight": (250880, width)}
     shards = [first | _norm("word_embeddings_layernorm", width)]
     for number in range(layers):
         layer = f"h.{number}"

@@ -14,8 +14,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from core.tests.raw import counting, file_bytes
-from safetensors_core import Dtype, InvalidInputError, RemoteError
+from core.tests.raw import RawFramework, counting, file_bytes, take
+from safetensors_core import Dtype, InvalidInputError, RemoteError, load_file, safe_open
 from safetensors_core.plugins import open_source
 from safetensors_core.sources.hub import open_hub, parse_hub
 from tests.remote.hub_server import COMMIT, HubServer, log_out
@@ -123,6 +123,12 @@ def test_what_is_no_location_is_refused(location: str) -> None:
         open_hub(location, {})
 
 
+@pytest.mark.parametrize("name", ["hf://org/na--me/a", "hf://org/na me/a", "hf://-org/name/a"])
+def test_what_is_no_name_of_a_repository_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="names no repository"):
+        open_hub(name, {})
+
+
 def test_a_repository_is_no_file() -> None:
     with pytest.raises(InvalidInputError, match="name a file of it"):
         open_hub("hf://org/name", {})
@@ -133,6 +139,16 @@ def test_a_header_is_one_request(hub: HubServer) -> None:
     assert source.read_header().tensors.keys() == TENSORS.keys()
     assert [request.method for request in hub.requests] == ["GET"]
     assert hub.sent == source.first_read
+
+
+def test_tensors_of_a_file_and_of_a_repository_are_loaded(hub: HubServer) -> None:
+    raw = RawFramework()
+    for location in ("hf://org/name/model.safetensors", "hf://org/name", "hf://gpt2@main"):
+        assert load_file(location, raw, storage_options=hub.options) == TENSORS
+        with safe_open(location, raw, storage_options=hub.options) as file:
+            assert file.get_slice("w")[3:5, ::7] == take(
+                TENSORS["w"], (slice(3, 5), slice(None, None, 7))
+            )
 
 
 def test_nothing_is_asked_before_something_is_read(hub: HubServer) -> None:

@@ -10,9 +10,15 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from safetensors_core import CheckpointError, Dtype, InvalidInputError, RemoteError
-from safetensors_core.checkpoint.metadata import CheckpointMetadata, read_metadata
-from safetensors_core.errors import NotASafetensorsRepoError
+from safetensors_core import (
+    CheckpointError,
+    CheckpointMetadata,
+    Dtype,
+    InvalidInputError,
+    NotASafetensorsRepoError,
+    RemoteError,
+    read_metadata,
+)
 from safetensors_core.shards.index import INDEX_FILE
 from tests.remote.hub_server import HubServer, log_out
 from tests.remote.published import (
@@ -20,6 +26,7 @@ from tests.remote.published import (
     BLOOM_BYTES,
     SHARDED,
     SINGLE,
+    Tensors,
     write_sharded,
     write_single,
 )
@@ -207,7 +214,7 @@ def test_offline_a_cached_repository_is_read_from_the_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Here the data takes space, so it has to be small.
-    tensors = {"w": (Dtype.F32, (2, 3))}
+    tensors: Tensors = {"w": (Dtype.F32, (2, 3))}
     write_sharded(tmp_path / "hub" / "org" / "small", [tensors], "model-{:05}-of-{:05}.safetensors")
     write_single(tmp_path / "hub" / "org" / "one", tensors)
     hub.folder = tmp_path / "hub"

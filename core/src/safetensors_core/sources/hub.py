@@ -16,8 +16,6 @@ from safetensors_core.sources.file import FileSource
 from safetensors_core.sources.http import HttpSource
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from aiohttp import ClientResponse
 
     from safetensors_core.sources.parts import Part
@@ -47,7 +45,7 @@ class HubLocation(NamedTuple):
 
     Example:
         >>> HubLocation("dataset", "org/name", "refs/pr/1", "data").url
-        'hf://datasets/org/name@refs%2Fpr%2F1/data'
+        'hf://datasets/org/name@refs/pr/1/data'
     """
 
     kind: str
@@ -64,7 +62,10 @@ class HubLocation(NamedTuple):
             'hf://gpt2/model.safetensors'
         """
         kind = "" if self.kind == "model" else f"{self.kind}s/"
-        revision = "" if self.revision is None else f"@{quote(self.revision, safe='')}"
+        revision = ""
+        if self.revision is not None:
+            special = _SPECIAL_REVISION.fullmatch(self.revision)
+            revision = "@" + (self.revision if special else quote(self.revision, safe=""))
         return f"{_SCHEME}{kind}{self.repository}{revision}{'/' if self.path else ''}{self.path}"
 
     def at(self, revision: str | None) -> HubLocation:
@@ -185,19 +186,20 @@ def open_hub(location: str | os.PathLike[str], storage_options: Mapping[str, Any
             f"{os.fspath(location)!r} is a repository of the Hugging Face Hub: name a file of it, "
             "as in hf://org/name/model.safetensors"
         )
-    hub = _import_hub()
-    if hub.constants.HF_HUB_OFFLINE:
-        return _open_cached(hub, hub_location)
-    url = hub.hf_hub_url(
-        hub_location.repository,
-        hub_location.path,
-        repo_type=hub_location.kind,
-        revision=hub_location.revision,
-        endpoint=_endpoint(hub, storage_options),
-    )
+    _check_name(hub_location)
+    from huggingface_hub import constants, hf_hub_url
+
+    if constants.HF_HUB_OFFLINE:
+        return _open_cached(hub_location)
     others = {key: value for key, value in storage_options.items() if key not in _NOT_HTTP}
     return _HubSource(
-        url,
+        hf_hub_url(
+            hub_location.repository,
+            hub_location.path,
+            repo_type=hub_location.kind,
+            revision=hub_location.revision,
+            endpoint=_endpoint(storage_options),
+        ),
         location=hub_location.url,
         headers=_headers(hub_location, storage_options),
         storage_options=others,
@@ -234,22 +236,27 @@ def _refusal(code: str | None, location: str) -> OSError | None:
     return PermissionError(errno.EACCES, f"{text}. {_LOG_IN}", location)
 
 
-def _import_hub() -> ModuleType:
+def _check_name(location: HubLocation) -> None:
+    """Refuse what can be no repository; this also is the first use of huggingface_hub."""
     try:
-        import huggingface_hub
-        import huggingface_hub.constants
+        import huggingface_hub.utils
     except ImportError as error:
         raise InvalidInputError(
-            f"reading from the Hugging Face Hub needs a package that cannot be imported ({error}): "
-            "pip install huggingface_hub"
+            f"{location.url} is on the Hugging Face Hub, which is read with huggingface_hub, and "
+            f"that cannot be imported ({error}). Try: pip install huggingface_hub"
         ) from None
-    return huggingface_hub
+    try:
+        huggingface_hub.utils.validate_repo_id(location.repository)
+    except huggingface_hub.utils.HFValidationError as error:
+        raise InvalidInputError(f"{location.url} names no repository: {error}") from None
 
 
-def _endpoint(hub: ModuleType, storage_options: Mapping[str, Any]) -> str:
+def _endpoint(storage_options: Mapping[str, Any]) -> str:
+    from huggingface_hub import constants
+
     # huggingface_hub looks at the environment once, when it is imported.
     endpoint = storage_options.get("endpoint") or os.environ.get("HF_ENDPOINT")
-    return str(endpoint or hub.constants.ENDPOINT).rstrip("/")
+    return str(endpoint or constants.ENDPOINT).rstrip("/")
 
 
 def _headers(location: HubLocation, storage_options: Mapping[str, Any]) -> dict[str, str]:
@@ -274,8 +281,10 @@ def _version() -> str:
     return version("safetensors-core")
 
 
-def _open_cached(hub: ModuleType, location: HubLocation) -> ByteSource:
-    path = hub.try_to_load_from_cache(
+def _open_cached(location: HubLocation) -> ByteSource:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(
         location.repository,
         location.path,
         revision=location.revision,
