@@ -205,8 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
             file.seek(begin)
             while begin < stop:
                 piece = file.read(min(_PIECE, stop - begin))
-                self.wfile.write(piece)
+                # Before it is sent: a client that has it all may look at once.
                 request.sent += len(piece)
+                self.wfile.write(piece)
                 begin += len(piece)
         if kind == "cut":
             self.close_connection = True

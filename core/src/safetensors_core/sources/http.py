@@ -96,6 +96,8 @@ class HttpSource(RemoteSource):
                 raise RemoteError(detail, self.location) from error
             if isinstance(error, asyncio.TimeoutError):
                 raise Interrupted("the server sent nothing for too long") from error
+            if isinstance(error, aiohttp.ClientPayloadError):  # its text is for programmers
+                raise Interrupted("the connection broke in the middle of the answer") from error
             if isinstance(error, (aiohttp.ClientError, OSError)):
                 raise Interrupted(str(error) or type(error).__name__) from error
             raise

@@ -95,7 +95,7 @@ class RemoteSource(ByteSource):
                     f"bytes {offset:,} to {stop:,} were asked for, and the file has {size:,}",
                     self.location,
                 )
-            if stop <= len(beginning):
+            if stop <= len(beginning) or begin == end:
                 buffer[begin:end] = beginning[offset:stop]
             else:
                 wanted.append(segment)
@@ -105,7 +105,8 @@ class RemoteSource(ByteSource):
     def close(self) -> None:
         """Refuse further reads. Connections belong to fsspec, which uses them again."""
         self._closed = True
-        self._beginning = memoryview(b"")
+        if self._beginning is not None:
+            self._beginning = memoryview(b"")
 
     def _check_open(self) -> None:
         if self._closed:
