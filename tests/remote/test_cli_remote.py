@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from core.tests.checkpoints import INDEX, write_shards
 from core.tests.command_line import run
@@ -56,10 +58,25 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def hub_options(hub: HubServer) -> list[str]:
+@pytest.fixture
+def bucket() -> Iterator[list[str]]:
+    """The options with which an S3 server of this machine is reached; it has a bucket."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"endpoint_url": f"http://{host}:{port}", "key": "me", "secret": "s3cr3t"}
+    # All servers of a process have the same buckets.
+    filesystem = s3fs.S3FileSystem(**settings, skip_instance_cache=True)
+    filesystem.mkdirs("bucket", exist_ok=True)
+    yield options_of(settings)
+    filesystem.rm("bucket", recursive=True)
+    server.stop()
+
+
+def options_of(settings: dict[str, Any]) -> list[str]:
     return [
         part
-        for key, value in hub.options.items()
+        for key, value in settings.items()
         for part in ("--storage-option", f"{key}={json.dumps(value)}")
     ]
 
@@ -95,7 +112,7 @@ def test_inspect_of_a_url_of_a_checkpoint_reads_headers_only(
 
 
 def test_inspect_of_a_repository_asks_for_the_index_and_each_file_once(hub: HubServer) -> None:
-    of_hub = answer("inspect", "hf://org/name", *hub_options(hub))
+    of_hub = answer("inspect", "hf://org/name", *options_of(hub.options))
     assert of_hub["path"] == "hf://org/name"
     assert list(of_hub["files"]) == SHARDS
     assert of_hub["total"]["tensors"] == 4
@@ -103,19 +120,19 @@ def test_inspect_of_a_repository_asks_for_the_index_and_each_file_once(hub: HubS
 
 
 def test_inspect_reads_the_revision_that_is_asked_for(hub: HubServer) -> None:
-    of_hub = answer("inspect", "hf://org/name", "--revision", "v1", *hub_options(hub))
+    of_hub = answer("inspect", "hf://org/name", "--revision", "v1", *options_of(hub.options))
     assert list(of_hub["files"]) == SHARDS[:1]
 
 
 def test_a_repository_without_safetensors_is_an_error_that_says_so(hub: HubServer) -> None:
-    error = answer("inspect", "hf://org/other", *hub_options(hub), status=2)
+    error = answer("inspect", "hf://org/other", *options_of(hub.options), status=2)
     assert error["reason"] == "no-checkpoint"
     assert "hf://org/other" in error["message"]
 
 
 def test_a_private_repository_is_an_error_that_says_what_to_do(hub: HubServer) -> None:
     hub.private.add("org/name")
-    done = run("inspect", "hf://org/name", *hub_options(hub))
+    done = run("inspect", "hf://org/name", *options_of(hub.options))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("or pass --storage-option token=...\n")
@@ -177,7 +194,7 @@ def test_split_of_a_url_reads_each_byte_once(tmp_path: Path, served: RangeServer
 
 
 def test_merge_of_a_repository(tmp_path: Path, hub: HubServer) -> None:
-    done = run("merge", "hf://org/name", tmp_path / "merged", *hub_options(hub))
+    done = run("merge", "hf://org/name", tmp_path / "merged", *options_of(hub.options))
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "merged").read_bytes() == MERGED
 
@@ -210,3 +227,63 @@ def test_a_url_that_cannot_be_written_is_refused(served: RangeServer) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"safetensors-core: {served.url(place)} cannot be written")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_bucket_takes_and_gives_checkpoints(
+    tmp_path: Path, served: RangeServer, bucket: list[str]
+) -> None:
+    one = served.folder / "one.safetensors"
+    size = ["--max-shard-size", "400kB"]
+    document = answer("split", one, "s3://bucket/model", *size, *bucket)
+    assert document["files"] == [f"s3://bucket/model/{name}" for name in SHARDS]
+    assert document["index"] == f"s3://bucket/model/{INDEX}"
+    inspected = answer("inspect", "s3://bucket/model", *bucket)
+    assert list(inspected["files"]) == SHARDS
+    answer("merge", "s3://bucket/model", "s3://bucket/merged.safetensors", *bucket)
+    answer("merge", "s3://bucket/merged.safetensors", tmp_path / "merged", *bucket)
+    assert (tmp_path / "merged").read_bytes() == MERGED
+
+
+def test_what_a_bucket_holds_already_is_left_unless_it_may_be_replaced(
+    served: RangeServer, bucket: list[str]
+) -> None:
+    one, model = served.folder / "one.safetensors", served.folder / "model"
+    calls = [["merge", model, "s3://bucket/m/one.safetensors"], ["split", one, "s3://bucket/m"]]
+    answer(*calls[0], *bucket)
+    for call in calls:
+        error = answer(*call, *bucket, status=2)
+        assert (error["error"], error["path"]) == ("FileExistsError", call[2])
+        answer(*call, "--overwrite", *bucket)
+
+
+def test_a_bucket_is_not_written_to_where_it_is_read(
+    served: RangeServer, bucket: list[str]
+) -> None:
+    size = ["--max-shard-size", "400kB"]
+    answer("split", served.folder / "one.safetensors", "s3://bucket/m", *size, *bucket)
+    for call in [
+        ["split", "s3://bucket/m", "s3://bucket/m/"],
+        ["split", f"s3://bucket/m/{SHARDS[0]}", "s3://bucket/m"],
+        ["merge", "s3://bucket/m", f"s3://bucket/m/{SHARDS[0]}"],
+        ["merge", f"s3://bucket/m/{INDEX}", f"s3://bucket/m/{INDEX}"],
+    ]:
+        error = answer(*call, "--overwrite", *bucket, status=2)
+        assert error["error"] == "InvalidInputError"
+        assert "is read from there, and is left as it is" in error["message"]
+
+
+def test_the_url_of_a_local_file_is_that_file(tmp_path: Path, served: RangeServer) -> None:
+    model = served.folder / "model"
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    for call in [
+        ["merge", model, f"file://{model / SHARDS[1]}"],
+        ["merge", f"file://{model}", model / SHARDS[1]],
+        ["split", model, f"file://{model}"],
+        ["split", f"file://{model}", model],
+    ]:
+        done = run(*call, "--overwrite")
+        assert done.returncode == 2
+        assert "is read from there, and is left as it is" in done.stderr
+        assert {path: path.read_bytes() for path in model.iterdir()} == before
+    assert run("merge", f"file://{model}", f"file://{tmp_path / 'merged'}").returncode == 0
+    assert (tmp_path / "merged").read_bytes() == MERGED

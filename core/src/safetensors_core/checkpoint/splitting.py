@@ -15,6 +15,7 @@ from safetensors_core.checkpoint.shard_plan import plan_shards
 from safetensors_core.errors import CheckpointWarning, InvalidInputError
 from safetensors_core.header import MAX_HEADER, TensorInfo
 from safetensors_core.plugins import open_source
+from safetensors_core.remote_writing import connect
 from safetensors_core.shards.index import INDEX_SUFFIX
 from safetensors_core.shards.location import Located, find_checkpoint, join
 from safetensors_core.shards.shard_set import ShardSet
@@ -26,7 +27,6 @@ from safetensors_core.writer import save_stream
 __all__ = ["CopiedCheckpoint", "merge_checkpoint", "split_checkpoint"]
 
 _LOCAL_SCHEMES = ("file://", "local://")  # URLs that are paths
-_NEVER_WRITTEN = ("http://", "https://")
 _MOST_NAMED = 10  # keys of metadata in a warning
 
 
@@ -97,8 +97,7 @@ def split_checkpoint(
         >>> sorted(os.listdir(tmp_path / "split"))[:2]
         ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
     """
-    check_path(folder)
-    target = os.fsdecode(folder)
+    target = _writable(folder, storage_options)
     with _opened(source, max_header, storage_options) as original:
         original.check_apart(_places(target, original), target)
         if not overwrite and _holds_checkpoint(target, storage_options):
@@ -163,8 +162,7 @@ def merge_checkpoint(
         >>> (tmp_path / "copy.safetensors").read_bytes() == model_path.read_bytes()
         True
     """
-    check_path(filename)
-    target = os.fsdecode(filename)
+    target = _writable(filename, storage_options)
     with _opened(source, max_header, storage_options) as original:
         original.check_apart([target], target)
         if not overwrite and _exists(target, storage_options):
@@ -236,6 +234,14 @@ def _warn_of_differences(shards: ShardSet) -> None:
         )
 
 
+def _writable(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> str:
+    """A target as text. A URL that nobody can write to is refused before anything is read."""
+    check_path(target)
+    if is_url(target):
+        connect(os.fsdecode(target), storage_options)
+    return os.fsdecode(target)
+
+
 def _places(folder: str, original: _Original) -> list[str]:
     """Paths or URLs in a folder at which files to read may be."""
     local = _without_scheme(folder)
@@ -263,8 +269,6 @@ def _names(folder: str, storage_options: Mapping[str, Any] | None) -> list[str]:
 def _exists(target: str, storage_options: Mapping[str, Any] | None) -> bool:
     if not is_url(target):
         return os.path.isfile(target)
-    if target.lower().startswith(_NEVER_WRITTEN):
-        return False
     try:
         with contextlib.closing(open_source(target, "pread", storage_options)) as source:
             return source.size >= 0  # only this may be what asks the storage
