@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_revision_of_a_local_path_is_refused(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["models/none.safetensors", "models/none.json", "/a/b", "a/b/c"]
+    "location", ["models/none.safetensors", "models/none.json", "/a/b", "a/b/c", "datasets/a"]
 )
 def test_what_cannot_be_a_repository_is_looked_for_on_this_machine_only(
     location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,15 @@ def test_what_cannot_be_a_repository_is_looked_for_on_this_machine_only(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_metadata(location)
+
+
+def test_without_huggingface_hub_the_error_about_a_path_says_what_else_it_could_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match="pip install huggingface_hub") as caught:
+        read_metadata("weights/none")
+    assert caught.value.filename == "weights/none"
 
 
 def test_a_folder_that_looks_like_a_repository_is_the_folder(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import math
 import os
 import re
@@ -137,6 +139,13 @@ def _in_full(location: str | os.PathLike[str], revision: str | None) -> str | os
     """The location, in full where it is short for a repository of the Hub."""
     check_path(location)
     if _is_repository(location):
+        if importlib.util.find_spec("huggingface_hub") is None:
+            text = (
+                "no file or folder has this name. If a repository of the Hugging Face Hub is meant"
+            )
+            raise FileNotFoundError(
+                errno.ENOENT, f"{text}: pip install huggingface_hub", os.fspath(location)
+            )
         location = f"hf://{location}"
     if revision is None:
         return location
@@ -154,5 +163,7 @@ def _is_repository(location: str | os.PathLike[str]) -> bool:
         and not is_url(location)
         and _REPOSITORY.fullmatch(location) is not None
         and not location.endswith((".safetensors", ".json"))
+        # Without the prefixes of datasets and other kinds, which no organisation can have.
+        and parse_hub(f"hf://{location}").repository == location
         and not os.path.lexists(location)
     )
