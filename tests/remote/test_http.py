@@ -379,7 +379,7 @@ def test_a_file_above_the_limit_is_refused_before_it_is_read(
     sparse_file(files / "index.json", 1_000_000_000)
     for fault in (None, Fault("whole")):
         server.reset()
-        server.fault = lambda _, fault=fault: fault
+        server.fail_first(fault)
         with pytest.raises((InvalidInputError, RemoteError), match=r"1,000,000,0.. bytes"):
             read_all(server.url("index.json"), None, limit=1000)
         assert len(server.requests) == 1

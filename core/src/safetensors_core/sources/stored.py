@@ -59,6 +59,8 @@ class StoredFile(RemoteSource):
                 detail = f"{end - begin:,} bytes were asked for and {len(data):,} came"
                 raise RemoteError(detail, self.location)
             part.put(data)
+            if part.missing:
+                await self._look()  # it may be shorter than it was
 
     async def _confirm(self, _: Part) -> None:
         try:
