@@ -82,7 +82,7 @@ class Report(msgspec.Struct, frozen=True):
         nbytes: Size of the files in bytes.
         checked: Files, the index among them, of which every byte was compared with a checksum.
         tensors_checked: How many tensors were compared with a checksum in their file's metadata.
-        findings: What was found, in the order of the files.
+        findings: What was found.
 
     Example:
         >>> Report("a.safetensors", 1, 2, 300, [], 0, []).healthy

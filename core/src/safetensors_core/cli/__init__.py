@@ -11,8 +11,8 @@
 | `progress`, `warned` | how far a command is, and what the library warned of |
 | `failure` | errors as one line or one JSON object, and the exit status |
 
-Exit status: 0 done, 2 failed, 130 interrupted, 141 the reader of a pipe went away. With ``--json``
-standard output holds exactly one JSON object, also for an error: then it has the keys `error`,
+Exit status: 0 done, 1 not healthy or not equal, 2 failed, 130 interrupted, 141 the reader of a pipe
+went away. With ``--json`` standard output holds exactly one JSON object, also for an error: then it has the keys `error`,
 `message`, `path` and `reason`.
 
 Starting up imports click and nothing heavier; a command imports what it needs when it runs.
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the command's name; the process's own by default.
 
     Returns:
-        The exit status: 0 done, 2 failed, 130 interrupted, 141 the reader of a pipe went away.
+        The exit status: 0 done, 1 not healthy or not equal, 2 failed, 130 interrupted, 141 the
+        reader of a pipe went away.
 
     Example:
         >>> main(["--version"])

@@ -129,17 +129,16 @@ def _row(tensor: TensorDifference) -> tuple[str, ...]:
 
 
 def _verdict(comparison: Comparison) -> str:
-    equal = f"{comparison.equal_tensors:,} tensors are equal, bit for bit"
     if comparison.equal:
-        return f"no difference: {equal}"
+        return f"no difference; tensors that are equal, bit for bit: {comparison.equal_tensors:,}"
     names = len(comparison.only_in_a) + len(comparison.only_in_b)
     parts = [
-        f"{len(comparison.tensors):,} tensors differ",
-        f"{names:,} are in one only",
-        f"{len(comparison.metadata):,} entries of the metadata differ",
-        equal,
+        f"tensors that differ: {len(comparison.tensors):,}",
+        f"in A or B only: {names:,}",
+        f"equal, bit for bit: {comparison.equal_tensors:,}",
+        f"entries of the metadata that differ: {len(comparison.metadata):,}",
     ]
     left = sum(tensor.not_compared is not None for tensor in comparison.tensors)
     if left:
-        parts.append(f"the values of {left:,} could not be compared")
+        parts.append(f"values that could not be compared: {left:,} tensors")
     return "; ".join(parts)
