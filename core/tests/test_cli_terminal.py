@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pty
 import re
+import struct
 import subprocess
 import sysconfig
+import termios
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,6 +38,7 @@ def write_file(path: Path, names: Iterable[str]) -> Path:
 def on_terminal(*arguments: str | Path, **variables: str) -> str:
     """What a terminal gets from a command that succeeds."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # lines, columns
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **variables}
     with subprocess.Popen(
         [COMMAND, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment

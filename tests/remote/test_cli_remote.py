@@ -248,7 +248,10 @@ def test_what_a_bucket_holds_already_is_left_unless_it_may_be_replaced(
     served: RangeServer, bucket: list[str]
 ) -> None:
     one, model = served.folder / "one.safetensors", served.folder / "model"
-    calls = [["merge", model, "s3://bucket/m/one.safetensors"], ["split", one, "s3://bucket/m"]]
+    calls: list[list[str | Path]] = [
+        ["merge", model, "s3://bucket/m/one.safetensors"],
+        ["split", one, "s3://bucket/m"],
+    ]
     answer(*calls[0], *bucket)
     for call in calls:
         error = answer(*call, *bucket, status=2)
@@ -275,12 +278,13 @@ def test_a_bucket_is_not_written_to_where_it_is_read(
 def test_the_url_of_a_local_file_is_that_file(tmp_path: Path, served: RangeServer) -> None:
     model = served.folder / "model"
     before = {path: path.read_bytes() for path in model.iterdir()}
-    for call in [
+    calls: list[list[str | Path]] = [
         ["merge", model, f"file://{model / SHARDS[1]}"],
         ["merge", f"file://{model}", model / SHARDS[1]],
         ["split", model, f"file://{model}"],
         ["split", f"file://{model}", model],
-    ]:
+    ]
+    for call in calls:
         done = run(*call, "--overwrite")
         assert done.returncode == 2
         assert "is read from there, and is left as it is" in done.stderr

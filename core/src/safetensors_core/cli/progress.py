@@ -6,6 +6,10 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 __all__ = ["progress_bar"]
 
@@ -31,13 +35,18 @@ def progress_bar(
     if not wanted or not _has_terminal() or importlib.util.find_spec("tqdm") is None:
         yield lambda _done, _total: None
         return
-    from tqdm import tqdm
-
-    # Removed at the end: what the command did is what it prints.
-    with tqdm(desc=activity, unit=unit, unit_scale=unit == "B", leave=False) as bar:
+    with contextlib.ExitStack() as bars:
+        bar: tqdm[Any] | None = None
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
+            nonlocal bar
+            if bar is None:
+                from tqdm import tqdm
+
+                # Wiped out at the end: what the command did is what it prints.
+                scaled = unit == "B"
+                bar = tqdm(desc=activity, unit=unit, unit_scale=scaled, total=total, leave=False)
+                bars.enter_context(bar)
             bar.update(done - bar.n)
 
         yield progress
