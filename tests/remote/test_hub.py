@@ -17,7 +17,8 @@ from huggingface_hub import constants
 from core.tests.raw import RawFramework, counting, file_bytes, take
 from safetensors_core import Dtype, InvalidInputError, RemoteError, load_file, safe_open
 from safetensors_core.plugins import open_source
-from safetensors_core.sources.hub import open_hub, parse_hub
+from safetensors_core.sources.hub import open_hub
+from safetensors_core.sources.hub_location import parse_hub
 from tests.remote.hub_server import COMMIT, HubServer, log_out
 
 TENSORS = {"w": counting(Dtype.F32, 64, 1024), "b": counting(Dtype.I16, 9)}

@@ -17,7 +17,7 @@ from safetensors_core.errors import InvalidInputError
 from safetensors_core.header import MAX_HEADER, Header
 from safetensors_core.shards.location import find_checkpoint
 from safetensors_core.shards.shard_set import ShardSet
-from safetensors_core.sources.hub import is_hub, parse_hub
+from safetensors_core.sources.hub_location import is_hub, parse_hub
 from safetensors_core.sources.local import check_path, is_url
 
 __all__ = ["CheckpointMetadata", "read_metadata"]
