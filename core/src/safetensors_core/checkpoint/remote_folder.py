@@ -53,9 +53,6 @@ class RemoteFolder:
     def __enter__(self) -> Self:
         with naming(self.url):
             self._old = self._old_index()
-            # Object stores have no folders; other systems want them made.
-            with contextlib.suppress(FileExistsError, NotImplementedError):
-                self._fs.makedirs(self._path, exist_ok=True)
         return self
 
     def __exit__(
@@ -87,7 +84,13 @@ class RemoteFolder:
         """
         file = RemoteFile(join(self.url, name), self._options)
         self._files[name] = file
-        file.open()
+        try:
+            file.open()
+        except FileNotFoundError:
+            # Only where there are folders: in an object store, this would make a bucket.
+            with naming(self.url):
+                self._fs.makedirs(self._path, exist_ok=True)
+            file.open()
         yield file
         file.finish()
 
