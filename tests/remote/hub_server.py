@@ -220,15 +220,16 @@ class _Handler(BaseHTTPRequestHandler):
             file.seek(begin)
             while begin < end:
                 piece = file.read(min(_PIECE, end - begin))
-                self.wfile.write(piece)
+                # Counted first: a client that has it all may look at the count at once.
                 self._request.sent += len(piece)
+                self.wfile.write(piece)
                 begin += len(piece)
 
     def _send_json(self, document: object) -> None:
         body = json.dumps(document).encode()
         self._answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
-        self.wfile.write(body)
         self._request.sent += len(body)
+        self.wfile.write(body)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         headers = {"X-Error-Message": message, "Content-Length": "0"}
