@@ -67,6 +67,12 @@ def read_whole(location: str, storage_options: Mapping[str, Any] | None) -> byte
     """
     try:
         source = open_source(location, "pread", storage_options)
+        with contextlib.closing(source):  # a URL may be asked for no earlier than it is read
+            if source.size > MAX_HEADER:
+                raise InvalidInputError(f"{location} has more than {MAX_HEADER:,} bytes")
+            data = bytearray(source.size)
+            source.read_into(0, memoryview(data))
+            return bytes(data)
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -74,14 +80,6 @@ def read_whole(location: str, storage_options: Mapping[str, Any] | None) -> byte
         if is_url(location):
             return None
         raise
-    try:
-        if source.size > MAX_HEADER:
-            raise InvalidInputError(f"{location} has more than {MAX_HEADER:,} bytes")
-        data = bytearray(source.size)
-        source.read_into(0, memoryview(data))
-        return bytes(data)
-    finally:
-        source.close()
 
 
 def folder_findings(located: Located) -> Iterator[Finding]:

@@ -12,8 +12,8 @@
 | `failure` | errors as one line or one JSON object, and the exit status |
 
 Exit status: 0 done, 1 not healthy or not equal, 2 failed, 130 interrupted, 141 the reader of a pipe
-went away. With ``--json`` standard output holds exactly one JSON object, also for an error: then it has the keys `error`,
-`message`, `path` and `reason`.
+went away. With ``--json`` standard output holds exactly one JSON object, also for an error: then it
+has the keys `error`, `message`, `path` and `reason`.
 
 Starting up imports click and nothing heavier; a command imports what it needs when it runs.
 """
