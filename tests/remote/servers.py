@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class RangeServer:
     Args:
         folder: Its files are served; their names may contain folders.
         host: The address to listen at. `127.0.0.1` and `localhost` are two hosts to a client.
+        tls: Certificate and key, for HTTPS.
 
     Attributes:
         requests: What was asked and answered, in the order of arrival.
@@ -74,7 +76,9 @@ class RangeServer:
         etags: An ETag to send for a path; others come from the file's size and time stamp.
     """
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, folder: Path, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.folder = folder
         self.requests: list[Request] = []
         self.fault: Callable[[Request], Fault | None] = lambda _: None
@@ -82,6 +86,9 @@ class RangeServer:
         self._host = host
         self._server = _Server((host, 0), _Handler)
         self._server.owner = self
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Self:
@@ -109,7 +116,9 @@ class RangeServer:
 
     def url(self, name: str = "", *, host: str | None = None, user: str = "") -> str:
         """The URL of a file, on a host of another name or with `user:password` if asked."""
-        return f"http://{user}{'@' if user else ''}{host or self._host}:{self.port}/{name}"
+        return (
+            f"{self._scheme}://{user}{'@' if user else ''}{host or self._host}:{self.port}/{name}"
+        )
 
     def reset(self) -> None:
         """Forget the requests so far."""

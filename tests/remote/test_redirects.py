@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safetensors_core import ByteSource
+from safetensors_core import ByteSource, InvalidInputError
 from safetensors_core.errors import RemoteError
 from safetensors_core.plugins import open_source
 from tests.remote.servers import Fault, RangeServer, Request, redirect
@@ -227,3 +227,18 @@ def test_a_redirect_that_cannot_be_followed_is_an_error(server: RangeServer, tar
     with pytest.raises(RemoteError, match="redirect"):
         open_source(server.url("b")).read_header()
     assert len(server.requests) == 1
+
+
+def test_credentials_that_are_given_twice_are_refused_and_not_shown(server: RangeServer) -> None:
+    options = {"headers": {"Authorization": "Bearer secret"}}
+    with pytest.raises(InvalidInputError, match="who you are") as caught:
+        open_source(server.url("a", user="me:secret"), storage_options=options).read_header()
+    assert "secret" not in str(caught.value)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@host:port/a", "http://[secret/a", "http://"])
+def test_a_url_that_is_not_valid_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="not valid") as caught:
+        open_source(url).read_header()
+    assert "secret" not in str(caught.value)

@@ -89,11 +89,14 @@ class HttpSource(RemoteSource):
                 self._target = None
             if isinstance(error, (SafetensorError, FileNotFoundError, PermissionError)):
                 raise
-            if isinstance(error, ValueError):  # also what aiohttp says of URLs
-                raise InvalidInputError(f"{self.location}: {error}") from error
             if isinstance(error, aiohttp.ClientConnectorCertificateError):
                 detail = f"the server's certificate is not valid: {error.certificate_error}"
                 raise RemoteError(detail, self.location) from error
+            if isinstance(error, ValueError):
+                raise InvalidInputError(
+                    f"{self.location}: this URL is not valid, or says who you are beside storage "
+                    "options that do so, too"
+                ) from None  # the text of the error may hold a password
             if isinstance(error, asyncio.TimeoutError):
                 raise Interrupted("the server sent nothing for too long") from error
             if isinstance(error, aiohttp.ClientPayloadError):  # its text is for programmers
