@@ -105,7 +105,7 @@ def memory() -> Iterator[Place]:
     place.filesystem.pseudo_dirs[:] = [""]
 
 
-class Disk(LocalFileSystem):
+class Disk(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A file system with folders, whose files are seen while they are written."""
 
     protocol = "disk"

@@ -165,14 +165,17 @@ class RemoteFile:
             if not isinstance(file, AbstractBufferedFile):
                 self._file, self._part = file, part
                 return
-            # Nothing has been sent yet, and nothing shall be: this one sends without temporary
-            # names, and makes visible what is complete.
+            # Nothing has been sent yet, and nothing shall be: such a file needs no temporary name,
+            # because it becomes visible when it is complete.
             file.closed = True
+            self._commits = type(file).commit is not AbstractBufferedFile.commit
+            if not self._commits:  # then closing it does that
+                self._file = self._fs.open(self._path, "wb")
+                return
             self._file = self._fs.open(self._path, "wb", autocommit=False)
             # fsspec notes the file for the next transaction of anybody.
             with contextlib.suppress(ValueError):
                 self._fs.transaction.files.remove(self._file)
-            self._commits = type(self._file).commit is not AbstractBufferedFile.commit
 
     def reserve(self, nbytes: int) -> None:
         """Let the parts of the file be so large that few enough are needed.
