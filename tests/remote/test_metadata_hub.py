@@ -123,6 +123,18 @@ def test_bloom_is_read_with_one_request_for_each_file(hub: HubServer) -> None:
     assert hub.sent - header_bytes(metadata) < 1_000_000
 
 
+def test_where_the_hub_sends_readers_elsewhere_that_is_one_more_request_for_each_file(
+    hub: HubServer,
+) -> None:
+    with HubServer(hub.folder, contents=hub) as front:
+        options = {"endpoint": front.url, "token": "hf_secret"}
+        assert read_metadata(BLOOM, storage_options=options) == read(hub, BLOOM)
+    assert (len(front.requests), front.sent) == (73, 0)
+    strangers = hub.requests[:73]
+    assert {request.status for request in strangers} == {206}
+    assert [request for request in strangers if "authorization" in request.headers] == []
+
+
 @pytest.mark.parametrize("name", SHARDED)
 def test_little_is_read_beside_the_index_and_the_headers(hub: HubServer, name: str) -> None:
     metadata = read(hub, name)
