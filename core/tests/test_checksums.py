@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,16 @@ from core.tests.checkpoints import INDEX
 from core.tests.command_line import run
 from core.tests.raw import RawTensor, counting, file_bytes
 from core.tests.sharded import FILES, FIRST, SECOND, TENSORS, THIRD, checkpoint
-from safetensors_core import Dtype, Header, InvalidInputError, load_file, read_header
-from safetensors_core.checkpoint import checksums
+from safetensors_core import (
+    ByteSource,
+    Dtype,
+    Header,
+    InvalidInputError,
+    TensorInfo,
+    load_file,
+    read_header,
+)
+from safetensors_core.checkpoint import checksums, sealing
 from safetensors_core.checkpoint.checksums import (
     METADATA_KEY,
     compute_sums,
@@ -328,6 +337,43 @@ def test_metadata_is_not_changed_by_adding_sums_to_it() -> None:
 def test_sums_are_written_to_local_files_only() -> None:
     with pytest.raises(InvalidInputError, match="URL"):
         write_checksums("https://example.org/model.safetensors", "beside")
+
+
+def test_a_file_that_other_checkpoints_may_share_is_not_written(model: Path) -> None:
+    # The cache of Hugging Face keeps one file for all revisions, and links to it.
+    blobs = model.parent / "blobs"
+    snapshot = model.parent / "snapshots" / "main"
+    snapshot.parent.mkdir()
+    blobs.mkdir()
+    model.rename(snapshot)
+    for name in (*FILES, INDEX):
+        (snapshot / name).rename(blobs / name)
+        (snapshot / name).symlink_to(blobs / name)
+    before = {path.name: path.read_bytes() for path in blobs.iterdir()}
+    with pytest.raises(InvalidInputError, match="symbolic link"):
+        write_checksums(snapshot, "metadata")
+    write_checksums(snapshot, "beside")
+    assert {path.name: path.read_bytes() for path in blobs.iterdir()} == before
+    assert verify_checkpoint(snapshot).checked == [str(snapshot / n) for n in (*FILES, INDEX)]
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(file_bytes(MIXED))
+    before = path.read_bytes()
+    chunks = sealing._chunks
+
+    def cut_off(source: ByteSource, info: TensorInfo) -> Iterator[memoryview]:
+        yield from chunks(source, info)
+        raise OSError(5, "Input/output error", source.location)
+
+    monkeypatch.setattr(sealing, "_chunks", cut_off)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_checksums(path, "metadata")
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_an_unknown_place_is_refused(model: Path) -> None:

@@ -216,6 +216,18 @@ def test_only_leftovers_of_its_own_are_found_beside_one_file(tmp_path: Path) -> 
     assert found(verify_checkpoint(path)) == {("leftover", PART, None)}
 
 
+def test_a_file_is_verified_in_a_folder_that_cannot_be_listed(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)  # root may list every folder
+    assert verify_checkpoint(model / FIRST).healthy
+    with pytest.raises(PermissionError):
+        verify_checkpoint(model)
+
+
 def test_where_there_is_nothing_to_verify_that_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotASafetensorsRepoError):
         verify_checkpoint(tmp_path)

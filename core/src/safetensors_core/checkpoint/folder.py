@@ -104,7 +104,10 @@ def folder_findings(located: Located) -> Iterator[Finding]:
     else:
         folder, name = os.path.split(located.location)
         folder, begin = folder or os.curdir, f".{name}."
-    names = sorted(os.listdir(folder))
+    try:
+        names = sorted(os.listdir(folder))
+    except PermissionError:  # one may read a file in a folder that one may not list
+        return
     if located.folder:
         known = {*located.files, *_indexed(folder, names)}
         for name in names:

@@ -52,7 +52,7 @@ def write_checksums(
         Paths of the files that were written.
 
     Raises:
-        InvalidInputError: The location is a URL.
+        InvalidInputError: The location is a URL, or sums shall go into a file that is a link.
         HeaderError: A file is not a valid safetensors file.
         CheckpointError: The index is not valid, or does not fit to the folder.
         OSError: A file cannot be read or written.
@@ -69,6 +69,12 @@ def write_checksums(
             f"checksums go 'beside' the files or into 'metadata', not {where!r}"
         )
     located = find_checkpoint(location)
+    links = [path for path in map(located.path, located.files) if os.path.islink(path)]
+    if links and where == "metadata":
+        raise InvalidInputError(
+            f"{links[0]} is a symbolic link, and the file that it leads to may belong to other "
+            "checkpoints too: write the checksums beside it, or into a copy"
+        )
     with ExitStack() as closing:
         sources: dict[str, ByteSource] = {}
         for file in located.files:
