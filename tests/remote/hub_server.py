@@ -59,6 +59,7 @@ class HubServer:
         private: Repositories that need `token`, and do not exist for others.
         gated: Repositories that show what files there are, but need `token` to read them.
         token: The one that opens them.
+        renamed: New names of repositories by their old ones, to which readers are sent.
         latency: Seconds from each request to its answer, for those who measure.
     """
 
@@ -69,6 +70,7 @@ class HubServer:
         self.private: set[str] = set()
         self.gated: set[str] = set()
         self.token = "hf_right"
+        self.renamed: dict[str, str] = {}
         self.latency = 0.0
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
@@ -155,6 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "", "there is no such address")
             return
         name = match["kind"].removeprefix("models/") + match["repository"]
+        if name in self.server.owner.renamed:
+            new = self.path.replace(name, self.server.owner.renamed[name], 1)
+            self._answer(307, {"Location": new, "Content-Length": "0"})
+            return
         may_read = headers.get("authorization") == f"Bearer {self.server.owner.token}"
         folder = self._revision(name, unquote(match["rev"] or "main"))
         if name in self.server.owner.private and not may_read:

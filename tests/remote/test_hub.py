@@ -8,17 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from core.tests.raw import RawFramework, counting, file_bytes, take
 from safetensors_core import Dtype, InvalidInputError, RemoteError, load_file, safe_open
 from safetensors_core.plugins import open_source
 from safetensors_core.sources.hub import open_hub
-from safetensors_core.sources.hub_location import parse_hub
+from safetensors_core.sources.hub_location import HubLocation, parse_hub
 from tests.remote.hub_server import COMMIT, HubServer, log_out
 
 TENSORS = {"w": counting(Dtype.F32, 64, 1024), "b": counting(Dtype.I16, 9)}
@@ -113,6 +116,24 @@ def test_the_server_of_these_tests_answers_the_file_system_of_huggingface_hub(
     filesystem = huggingface_hub.HfFileSystem(endpoint=hub.url, token=False)
     assert filesystem.ls("org/name", detail=False) == ["org/name/model.safetensors"]
     assert filesystem.cat_file("org/name/model.safetensors") == FILE
+
+
+names = st.from_regex(r"[A-Za-z0-9][\w.-]{0,8}", fullmatch=True, alphabet=ascii_letters + "09_.-")
+
+
+@given(
+    kind=st.sampled_from(["model", "dataset", "space"]),
+    repository=st.builds("{}/{}".format, names, names),
+    revision=st.none() | st.text(min_size=1) | st.sampled_from(["refs/pr/7", "refs/convert/a"]),
+    path=st.lists(st.text("a0 %?#@é.", min_size=1)).map("/".join),
+)
+def test_a_location_survives_being_written(
+    kind: str, repository: str, revision: str | None, path: str
+) -> None:
+    assume({"", ".", ".."}.isdisjoint(path.split("/")) or not path)
+    assume(repository.partition("/")[0] not in {"models", "datasets", "spaces", "buckets"})
+    location = HubLocation(kind, repository, revision, path)
+    assert parse_hub(location.url) == location
 
 
 @pytest.mark.parametrize(
@@ -224,6 +245,26 @@ def test_large_files_are_read_from_another_host_which_sees_no_token(
     assert hub.sent >= len(FILE)
     for request in hub.requests:
         assert "secret" not in " ".join(request.headers.values())
+
+
+def test_the_token_goes_along_to_the_new_name_of_a_repository(hub: HubServer) -> None:
+    hub.private.add("org/name")
+    hub.renamed["old/name"] = "org/name"
+    options = {"endpoint": hub.url, "token": hub.token}
+    assert bytes_of("hf://old/name/model.safetensors", options) == FILE
+    with pytest.raises(FileNotFoundError, match="has no such file"):
+        bytes_of("hf://old/name/none.safetensors", options)
+
+
+def test_headers_that_the_user_gives_replace_those_for_the_hub(hub: HubServer) -> None:
+    theirs = {"Authorization": "Basic mine", "User-Agent": "mine"}
+    options = {"endpoint": hub.url, "token": "hf_other", "headers": theirs}
+    assert bytes_of("hf://org/name/model.safetensors", options) == FILE
+    for request in hub.requests:
+        assert (request.headers["authorization"], request.headers["user-agent"]) == (
+            "Basic mine",
+            "mine",
+        )
 
 
 @pytest.mark.parametrize("token", [False, "hf_wrong"])

@@ -142,7 +142,8 @@ def _headers(location: HubLocation, storage_options: Mapping[str, Any]) -> dict[
     except OSError:  # token=True where there is none
         text = "token=True asks for the token that you are logged in with, and there is none"
         raise PermissionError(errno.EACCES, f"{text}. {_LOG_IN}", location.url) from None
-    return headers
+    given = {name.lower() for name in storage_options.get("headers", ())}
+    return {name: value for name, value in headers.items() if name.lower() not in given}
 
 
 @functools.cache
