@@ -3,4 +3,8 @@
 | module | what lives there |
 |---|---|
 | `metadata` | `read_metadata`: names, dtypes and shapes without the data |
+| `verification`, `summing`, `folder` | `verify_checkpoint`: files, index, checksums, what lies beside |
+| `findings` | what a verification finds |
+| `checksums`, `sealing` | SHA-256 sums: their forms, and `write_checksums` |
+| `comparison`, `numbers` | `compare_checkpoints`: how two differ, and by how much with NumPy |
 """
