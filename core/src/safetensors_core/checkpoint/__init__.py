@@ -8,3 +8,5 @@
 | `checksums`, `sealing` | SHA-256 sums: their forms, and `write_checksums` |
 | `comparison`, `numbers` | `compare_checkpoints`: how two differ, and by how much with NumPy |
 """
+
+__all__: list[str] = []
