@@ -243,3 +243,29 @@ assert sorted(before) == sorted((e.name, e.inode()) for e in os.scandir(sys.argv
     script = 'mount -t tmpfs -o size=8m none "$3" && exec "$1" -c "$2" "$3"'
     command = ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, program]
     subprocess.run([*command, tmp_path / "disk"], check=True, cwd=ROOT, capture_output=True)
+
+
+MANY_SHARDS = """
+import resource, sys
+from safetensors_core import Dtype, TensorSpec
+from safetensors_core.checkpoint.saving import write_checkpoint
+def chunks():
+    for _ in range(2):
+        yield bytes(1 << 20)
+def entries(count):
+    return [(f"t{i}", TensorSpec(Dtype.U8, (2 << 20,)), chunks) for i in range(count)]
+write_checkpoint(entries(2), sys.argv[1], 1, fsync=False)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(2):
+    write_checkpoint(entries(80), sys.argv[1], 1, fsync=False)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown if sys.platform == "darwin" else grown * 1024)
+"""
+
+
+def test_memory_and_open_files_stay_few_however_many_shards_there_are(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", MANY_SHARDS, tmp_path]
+    done = subprocess.run(program, check=True, capture_output=True)
+    assert int(done.stdout) < 16 << 20
+    assert len(os.listdir(tmp_path)) == 81
