@@ -130,9 +130,11 @@ def read_metadata(
 
 def _base_name(location: str) -> str:
     """The name of a file without where it is."""
-    if is_url(location):
-        return unquote(urlsplit(location).path.rpartition("/")[2])
-    return os.path.basename(location)
+    if not is_url(location):
+        return os.path.basename(location)
+    is_web = location.startswith(("http://", "https://"))  # other URLs are names as they stand
+    path = unquote(urlsplit(location).path) if is_web else location
+    return path.rpartition("/")[2]
 
 
 def _in_full(location: str | os.PathLike[str], revision: str | None) -> str | os.PathLike[str]:
