@@ -3,7 +3,9 @@
 | module | what lives there |
 |---|---|
 | `metadata` | `read_metadata`: names, dtypes and shapes without the data |
-| `verification`, `summing`, `folder` | `verify_checkpoint`: files, index, checksums, what lies beside |
+| `splitting` | `split_checkpoint`, `merge_checkpoint`: the same tensors in other files |
+| `copying` | the tensors of open files as a stream of bytes |
+| `verification`, `summing`, `folder` | `verify_checkpoint`: all that is wrong |
 | `findings` | what a verification finds |
 | `checksums`, `sealing` | SHA-256 sums: their forms, and `write_checksums` |
 | `comparison`, `numbers` | `compare_checkpoints`: how two differ, and by how much with NumPy |

@@ -210,7 +210,9 @@ class _Values:
             try:
                 values = self._values(pair)
             except PluginError as error:
-                reason = f"their bits differ, and by how much is not known without NumPy: {error}"
+                reason = (
+                    f"these values differ, or may differ, and comparing them needs NumPy: {error}"
+                )
             except OSError as error:
                 reason = f"they cannot be read: {error}"
             if values is not None and not values.differing and info.dtype is other.dtype:
