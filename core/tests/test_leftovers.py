@@ -183,7 +183,7 @@ def test_on_a_network_only_leftovers_of_yesterday_are_removed(
     leftover.write_bytes(b"of another machine, perhaps")
     changed = leftover.stat().st_mtime - age
     os.utime(leftover, (changed, changed))
-    monkeypatch.setattr("safetensors_core.parts.is_network_file", lambda _: True)
+    monkeypatch.setattr("safetensors_core.leftovers.is_network_file", lambda _: True)
     write(target)
     assert leftover.exists() is stays
 

@@ -1,4 +1,4 @@
-"""Temporary files beside what they will replace, and what killed processes leave of them."""
+"""Temporary files beside what they will replace."""
 
 from __future__ import annotations
 
@@ -6,31 +6,21 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import secrets
 import stat
 import sys
-import time
 from collections.abc import Iterator
 
 from safetensors_core.errors import InvalidInputError
 from safetensors_core.sources.file import for_one_call, remaining
 from safetensors_core.sources.local import is_network_file
 
-__all__ = [
-    "PartFile",
-    "naming",
-    "remove_leftovers",
-    "shared_parts",
-    "stat_target",
-    "sync",
-    "unlocked",
-]
+__all__ = ["PART_SUFFIX", "SHARED_PART", "PartFile", "naming", "stat_target", "sync"]
 
-_SUFFIX = ".safetensors-part"
-_DAY = 24 * 60 * 60  # seconds
-_PART = re.compile(r"\.(.{1,50})\.([0-9a-f]{16})" + re.escape(_SUFFIX), re.DOTALL)
-_SHARED = "checkpoint"  # the name of a part that stands for all of one save
+#: How the names of temporary files end.
+PART_SUFFIX = ".safetensors-part"
+#: The name of a part that stands for all of one save.
+SHARED_PART = "checkpoint"
 
 
 class PartFile:
@@ -60,7 +50,12 @@ class PartFile:
     """
 
     def __init__(
-        self, folder: str, name: str = _SHARED, *, private: bool = False, token: str | None = None
+        self,
+        folder: str,
+        name: str = SHARED_PART,
+        *,
+        private: bool = False,
+        token: str | None = None,
     ) -> None:
         self.path = ""
         self.fd = -1
@@ -78,7 +73,7 @@ class PartFile:
             if not shared:
                 self.token = secrets.token_hex(8)
             # Noted before it is made: an interruption may come as soon as it is.
-            self.path = part = f"{prefix}{self.token}{_SUFFIX}"
+            self.path = part = f"{prefix}{self.token}{PART_SUFFIX}"
             self.fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             # Between its creation and its lock, another save may take the file for a leftover:
             # it has removed the file, or it holds the lock and is about to.
@@ -277,93 +272,6 @@ def stat_target(target: str, path: str) -> os.stat_result | None:
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, "the file is read-only", path)
     return status
-
-
-def remove_leftovers(folder: str) -> None:
-    """Remove what killed processes left behind: files of ours that nobody holds locked.
-
-    On a network file system, where a lock may hold on one machine only, what has changed within
-    a day stays.
-
-    Args:
-        folder: Where to look.
-
-    Example:
-        >>> _ = (tmp_path / ".a.0123456789abcdef.safetensors-part").write_bytes(b"left behind")
-        >>> remove_leftovers(str(tmp_path))
-        >>> os.listdir(tmp_path)
-        []
-    """
-    found = _parts(folder)
-    unchanged = _DAY if found and is_network_file(folder) else 0
-    for path, name, token in found:
-        shared = os.path.join(folder, f".{_SHARED}.{token}{_SUFFIX}")
-        with contextlib.suppress(OSError):  # not ours to remove, or in use
-            with contextlib.suppress(FileNotFoundError), unlocked(shared):
-                pass
-            with unlocked(path) as fd:
-                status = os.fstat(fd)
-                old = time.time() - status.st_mtime >= unchanged
-                noted = name == _SHARED and status.st_size > 0  # what to remove besides
-                if stat.S_ISREG(status.st_mode) and old and not noted:
-                    os.unlink(path)
-
-
-def shared_parts(folder: str) -> list[str]:
-    """Parts whose lock stands, or stood, for all of one save.
-
-    Args:
-        folder: Where to look.
-
-    Returns:
-        Paths; none where the folder cannot be listed.
-
-    Example:
-        >>> part = PartFile(str(tmp_path))
-        >>> shared_parts(str(tmp_path)) == [part.path]
-        True
-        >>> part.release()
-    """
-    return [path for path, name, _ in _parts(folder) if name == _SHARED]
-
-
-def _parts(folder: str) -> list[tuple[str, str, str]]:
-    """Paths of the parts in a folder, the names of what they become, and their tokens."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [(entry.path, _PART.fullmatch(entry.name)) for entry in entries]
-    except PermissionError:  # one may write into a folder that one may not list
-        return []
-    return [(path, match[1], match[2]) for path, match in found if match]
-
-
-@contextlib.contextmanager
-def unlocked(path: str) -> Iterator[int]:
-    """Keep a file locked that nobody else holds locked.
-
-    Args:
-        path: Path of the file.
-
-    Yields:
-        An open descriptor of it.
-
-    Raises:
-        OSError: It is locked, or it cannot be opened or is a link.
-
-    Example:
-        >>> part = PartFile(str(tmp_path))
-        >>> with unlocked(part.path):
-        ...     pass
-        Traceback (most recent call last):
-        BlockingIOError: ...
-        >>> part.release()
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def sync(fd: int) -> None:

@@ -109,9 +109,11 @@ class RemoteFile:
         OSError: The storage refuses, with the URL.
 
     Example:
-        >>> import fsspec  # doctest: +SKIP
-        >>> with RemoteFile("memory://a.bin", None) as file:  # doctest: +SKIP
+        >>> import fsspec
+        >>> with RemoteFile("memory://a.bin", None) as file:
         ...     file.write([memoryview(b"abc")])
+        >>> fsspec.filesystem("memory").cat("/a.bin")
+        b'abc'
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
@@ -142,7 +144,8 @@ class RemoteFile:
         """Turn what fsspec raises inside a block into errors that name the URL.
 
         Example:
-            >>> with RemoteFile("memory://a.bin", None) as file, file.naming():  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFile("memory://a.bin", None) as file, file.naming():
             ...     file.write([memoryview(b"abc")])
         """
         return naming(self.url)
@@ -154,7 +157,12 @@ class RemoteFile:
             OSError: The storage refuses.
 
         Example:
-            >>> RemoteFile("memory://a.bin", None).open()  # doctest: +SKIP
+            >>> import fsspec
+            >>> file = RemoteFile("memory://begun.bin", None)
+            >>> file.open()
+            >>> fsspec.filesystem("memory").exists("/begun.bin")
+            False
+            >>> file.discard()
         """
         with self.naming():
             from fsspec.spec import AbstractBufferedFile
@@ -184,7 +192,8 @@ class RemoteFile:
             nbytes: Size that the file will have.
 
         Example:
-            >>> with RemoteFile("memory://a.bin", None) as file:  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFile("memory://a.bin", None) as file:
             ...     file.reserve(1000)
         """
         if not self._part:
@@ -200,7 +209,8 @@ class RemoteFile:
             OSError: The storage refuses.
 
         Example:
-            >>> with RemoteFile("memory://a.bin", None) as file:  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFile("memory://a.bin", None) as file:
             ...     file.write([memoryview(b"ab"), memoryview(b"c")])
         """
         with self.naming():
@@ -215,7 +225,8 @@ class RemoteFile:
             OSError: The storage refuses.
 
         Example:
-            >>> with RemoteFile("memory://a.bin", None) as file:  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFile("memory://a.bin", None) as file:
             ...     file.finish()
         """
         with self.naming():
@@ -229,9 +240,12 @@ class RemoteFile:
             OSError: The storage refuses.
 
         Example:
-            >>> with RemoteFile("memory://a.bin", None) as file:  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFile("memory://a.bin", None) as file:
             ...     file.finish()
             ...     file.commit()
+            ...     fsspec.filesystem("memory").exists("/a.bin")
+            True
         """
         if self._file is None:
             return
@@ -250,9 +264,12 @@ class RemoteFile:
         """Give up a file that is not committed; nothing of it stays.
 
         Example:
-            >>> file = RemoteFile("memory://a.bin", None)  # doctest: +SKIP
-            >>> file.open()  # doctest: +SKIP
-            >>> file.discard()  # doctest: +SKIP
+            >>> import fsspec
+            >>> file = RemoteFile("memory://discarded.bin", None)
+            >>> file.open()
+            >>> file.discard()
+            >>> fsspec.filesystem("memory").exists("/discarded.bin")
+            False
         """
         file, self._file = self._file, None
         if file is None:

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from safetensors_core.parts import PartFile, naming, remove_leftovers, stat_target, sync
+from safetensors_core.leftovers import remove_leftovers
+from safetensors_core.parts import PartFile, naming, stat_target, sync
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,7 +7,8 @@ import json
 import os
 from collections.abc import Collection, Iterable
 
-from safetensors_core.parts import PartFile, shared_parts, sync, unlocked
+from safetensors_core.leftovers import shared_parts, unlocked
+from safetensors_core.parts import PartFile, sync
 
 __all__ = ["note_files", "remove_orphans"]
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from safetensors_core.checkpoint.journal import note_files, remove_orphans
 from safetensors_core.errors import CheckpointError
-from safetensors_core.parts import PartFile, naming, remove_leftovers, stat_target, sync
+from safetensors_core.leftovers import remove_leftovers
+from safetensors_core.parts import PartFile, naming, stat_target, sync
 from safetensors_core.shards.index import ShardIndex, encode_index, parse_index
 
 if TYPE_CHECKING:

@@ -34,10 +34,13 @@ class RemoteFolder:
         OSError: The storage refuses, with the URL.
 
     Example:
-        >>> with RemoteFolder("memory://m", "a", "a.json", None) as target:  # doctest: +SKIP
+        >>> import fsspec
+        >>> with RemoteFolder("memory://m", "a", "a.json", None) as target:
         ...     with target.new_file("a") as file:
         ...         file.write([memoryview(b"abc")])
         ...     target.replace("a")
+        >>> fsspec.filesystem("memory").ls("/m", detail=False)
+        ['/m/a']
     """
 
     def __init__(
@@ -78,7 +81,8 @@ class RemoteFolder:
             OSError: The storage refuses.
 
         Example:
-            >>> with RemoteFolder("memory://m", "a", "a.json", None) as target:  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFolder("memory://m", "a", "a.json", None) as target:
             ...     with target.new_file("a") as file:
             ...         file.reserve(10)
         """
@@ -104,10 +108,13 @@ class RemoteFolder:
             OSError: The storage refuses. Some files may be visible already.
 
         Example:
-            >>> with RemoteFolder("memory://m", "a", "a.json", None) as target:  # doctest: +SKIP
+            >>> import fsspec
+            >>> with RemoteFolder("memory://m", "a", "a.json", None) as target:
             ...     with target.new_file("a") as file:
             ...         file.write([memoryview(b"abc")])
             ...     target.replace("a")
+            >>> fsspec.filesystem("memory").ls("/m", detail=False)
+            ['/m/a']
         """
         for name, file in self._files.items():
             if name != last:
