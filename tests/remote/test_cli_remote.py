@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,11 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from core.tests.checkpoints import INDEX, write_shards
-from core.tests.command_line import run
+from core.tests.command_line import COMMAND, run
 from core.tests.raw import RawTensor, counting, file_bytes
 from safetensors_core import Dtype
 from tests.remote.hub_server import HubServer
-from tests.remote.servers import Fault, RangeServer
+from tests.remote.servers import Fault, RangeServer, Request
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 LARGE = counting(Dtype.U8, 300_000)
@@ -214,6 +217,31 @@ def test_a_file_that_breaks_off_leaves_nothing(tmp_path: Path, served: RangeServ
         assert len(served.requests) > headers_read
         assert not target.exists()
         assert list(tmp_path.iterdir()) == [served.folder]
+
+
+@pytest.mark.parametrize("command", ["merge", "split"])
+def test_a_server_that_does_not_answer_does_not_keep_a_command_from_being_stopped(
+    tmp_path: Path, served: RangeServer, command: str
+) -> None:
+    silent = threading.Event()
+
+    def fault(_: Request) -> Fault | None:
+        if len(served.requests) == 1:  # the header
+            return None
+        silent.set()
+        return Fault("silence")
+
+    served.fault = fault
+    call = [COMMAND, command, served.url("one.safetensors"), str(tmp_path / "out")]
+    with subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        silent.wait()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)  # less than all tries take
+    assert (process.returncode, output) == (130, "")
+    assert errors == "safetensors-core: interrupted\n"
+    assert list(tmp_path.iterdir()) == [served.folder]
 
 
 def test_a_url_that_cannot_be_written_is_refused(served: RangeServer) -> None:

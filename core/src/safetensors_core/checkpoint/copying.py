@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
+from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,7 +66,6 @@ class CopyStream:
         self._places, self._blocks = _in_blocks((name, *tensors[name]) for name in order)
         # Two blocks at most: the one that is written, and the one that is read meanwhile.
         self._read: dict[int, Future[memoryview]] = {}
-        self._pool = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
         return self
@@ -79,8 +79,7 @@ class CopyStream:
         self.close()
 
     def close(self) -> None:
-        """Wait for a read that is under way, and let go of the memory."""
-        self._pool.shutdown(cancel_futures=True)
+        """Let go of the memory. A read that is still under way is not waited for."""
         self._read.clear()
 
     def entries(self) -> Iterable[tuple[str, TensorSpec, Callable[[], Iterator[memoryview]]]]:
@@ -109,11 +108,27 @@ class CopyStream:
     def _block(self, number: int) -> memoryview:
         """A block, and the one after it is being read."""
         for other in self._read.keys() - {number, number + 1}:
-            self._read.pop(other).cancel()
+            del self._read[other]
         for wanted in (number, number + 1):
             if wanted < len(self._blocks) and wanted not in self._read:
-                self._read[wanted] = self._pool.submit(_read, self._blocks[wanted])
+                self._read[wanted] = _begin(self._blocks[wanted])
         return self._read[number].result()
+
+
+def _begin(pieces: list[_Piece]) -> Future[memoryview]:
+    """Begin to read a block."""
+    future: Future[memoryview] = Future()
+
+    def read() -> None:
+        try:
+            future.set_result(_read(pieces))
+        except BaseException as error:  # noqa: BLE001  # raised where the block is needed
+            future.set_exception(error)
+
+    # A thread that the end of the process does not wait for: a server that does not answer would
+    # keep Ctrl-C from ending a command.
+    Thread(target=read, daemon=True).start()
+    return future
 
 
 def _read(pieces: list[_Piece]) -> memoryview:
