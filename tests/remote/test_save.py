@@ -1,138 +1,30 @@
-"""Files and checkpoints saved to URLs: visible when they are complete, and otherwise not at all."""
+"""Files saved to URLs: visible when they are complete, and otherwise not at all."""
 
 from __future__ import annotations
 
 import errno
 import gc
-import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.local import LocalFileSystem
-from moto.server import ThreadedMotoServer
 
 from safetensors_core import (
-    Dtype,
     InvalidInputError,
     RemoteError,
-    TensorSpec,
     load,
     parse_header,
     save,
     save_file,
-    save_stream,
 )
-from safetensors_core.checkpoint.saving import save_checkpoint, write_checkpoint
+from tests.remote.places import BLOCK, Place, stream
 
-MIB = 1 << 20
-BLOCK = 5 * MIB  # what S3 takes at least as one part
+pytest_plugins = ["tests.remote.place_fixtures"]
 
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, dtype=np.float64)}
-
-
-@dataclass
-class Place:
-    """A folder of a storage system, as a user and as fsspec know it."""
-
-    url: str
-    options: dict[str, Any]
-
-    @property
-    def filesystem(self) -> Any:
-        filesystem, _ = fsspec.core.url_to_fs(self.url, **self.options)
-        filesystem.invalidate_cache()
-        return filesystem
-
-    def names(self) -> list[str]:
-        """What is visible in the folder."""
-        try:
-            return sorted(path.rpartition("/")[2] for path in self.filesystem.find(self.url))
-        except FileNotFoundError:
-            return []
-
-    def read(self, name: str) -> bytes:
-        data: bytes = self.filesystem.cat_file(f"{self.url}/{name}")
-        return data
-
-    def uploads(self) -> list[Any]:
-        """Uploads to S3 that were begun and neither completed nor given up."""
-        if not self.url.startswith("s3:"):
-            return []
-        found = self.filesystem.call_s3("list_multipart_uploads", Bucket="bucket")
-        return list(found.get("Uploads", []))
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    """A server that answers as S3 does."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(moto: str) -> Iterator[Place]:
-    """An empty bucket."""
-    options = {
-        "key": "somebody",
-        "secret": "s3cr3t",
-        "client_kwargs": {"endpoint_url": moto, "region_name": "us-east-1"},
-        "default_block_size": BLOCK,
-    }
-    place = Place("s3://bucket/folder", options)
-    place.filesystem.call_s3("create_bucket", Bucket="bucket")
-    yield place
-    filesystem = place.filesystem
-    for upload in place.uploads():
-        filesystem.abort_mpu("bucket", upload["Key"], upload["UploadId"])
-    filesystem.rm("bucket", recursive=True)
-
-
-@pytest.fixture
-def memory() -> Iterator[Place]:
-    """fsspec's own file system, which shows a file as soon as it is opened."""
-    place = Place("memory://folder", {})
-    yield place
-    place.filesystem.store.clear()
-    place.filesystem.pseudo_dirs[:] = [""]
-
-
-class Disk(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A file system with folders, whose files are seen while they are written."""
-
-    protocol = "disk"
-
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> str:
-        stripped: str = super()._strip_protocol(str(path).removeprefix("disk://"))
-        return stripped
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Place:
-    """A folder on such a file system."""
-    (tmp_path / "disk").mkdir()
-    fsspec.register_implementation("disk", Disk, clobber=True)
-    return Place(f"disk://{tmp_path}/disk", {})
-
-
-@pytest.fixture(params=["s3", "memory", "disk"])
-def place(request: pytest.FixtureRequest) -> Place:
-    found: Place = request.getfixturevalue(request.param)
-    return found
-
-
-def stream(url: str, size: int, chunks: Callable[[], Any], options: dict[str, Any]) -> None:
-    entry = ("w", TensorSpec(Dtype.U8, (size,)), chunks)
-    save_stream([entry], url, storage_options=options)
 
 
 def test_a_file_at_a_url_has_the_bytes_of_a_local_one(place: Place) -> None:
@@ -225,8 +117,6 @@ def test_http_cannot_be_written_to() -> None:
         save_file(TENSORS, url)
     assert "secret" not in str(caught.value)
     assert "0123" not in str(caught.value)
-    with pytest.raises(InvalidInputError, match="cannot be written to over HTTP"):
-        save_checkpoint(TENSORS, url)
 
 
 @pytest.mark.parametrize("url", ["unheard-of://bucket/m", "s3://bucket/m"])
@@ -238,20 +128,6 @@ def test_a_url_that_nobody_knows_and_options_that_do_not_fit_are_refused(url: st
 def test_a_file_system_that_cannot_be_written_to_says_so() -> None:
     with pytest.raises(RemoteError, match=r"data://m: writing failed: Read only"):
         save_file(TENSORS, "data://m")
-
-
-def test_a_missing_folder_is_made_for_a_checkpoint_and_not_for_a_file(disk: Place) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        save_file(TENSORS, f"{disk.url}/a/b/m")
-    assert caught.value.filename == f"{disk.url}/a/b/m"
-    save_checkpoint(CHECKPOINT, f"{disk.url}/a/b", "4kB")
-    assert Place(f"{disk.url}/a/b", {}).names() == THREE
-
-
-def test_a_missing_bucket_is_not_made(s3: Place) -> None:
-    with pytest.raises(FileNotFoundError):
-        save_checkpoint(CHECKPOINT, "s3://no-such-bucket/m", storage_options=s3.options)
-    assert s3.filesystem.ls("") == ["bucket"]
 
 
 def test_a_local_url_is_saved_as_a_local_file(tmp_path: Path) -> None:
@@ -269,95 +145,6 @@ def test_writing_leaves_nothing_to_the_next_transaction_of_the_file_system(s3: P
     with filesystem.transaction:
         filesystem.pipe_file(f"{s3.url}/other", b"other")
     assert s3.names() == ["other"]
-
-
-CHECKPOINT = {name: np.full(1000, i, np.float32) for i, name in enumerate("abc")}
-THREE = [
-    *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)),
-    "model.safetensors.index.json",
-]
-
-
-def read_checkpoint(place: Place) -> dict[str, Any]:
-    """The tensors of the checkpoint at a place, as any loader finds them."""
-    if "model.safetensors" in place.names():
-        return load(place.read("model.safetensors"))
-    weight_map = json.loads(place.read("model.safetensors.index.json"))["weight_map"]
-    return {name: load(place.read(file))[name] for name, file in weight_map.items()}
-
-
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
-
-
-def test_a_checkpoint_at_a_url_has_the_bytes_of_a_local_one(place: Place, tmp_path: Path) -> None:
-    here = save_checkpoint(CHECKPOINT, tmp_path, "4kB", {"by": "me"})
-    there = save_checkpoint(
-        CHECKPOINT, place.url, "4kB", {"by": "me"}, storage_options=place.options
-    )
-    assert there == here
-    assert place.names() == THREE
-    assert all(place.read(name) == (tmp_path / name).read_bytes() for name in THREE)
-    assert not place.uploads()
-
-
-@pytest.mark.parametrize("before", [1, 2, 3])
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_one_checkpoint_replaces_another_and_nothing_else(
-    place: Place, before: int, after: int
-) -> None:
-    place.filesystem.pipe_file(f"{place.url}/config.json", b"somebody's")
-    for factor, count in ((1, before), (2, after)):
-        tensors = {name: array * factor for name, array in CHECKPOINT.items()}
-        limit = 4000 * -(-3 // count)
-        saved = save_checkpoint(tensors, place.url, limit, storage_options=place.options)
-        assert_same(read_checkpoint(place), tensors)
-        index = ["model.safetensors.index.json"] if count > 1 else []
-        assert place.names() == sorted(["config.json", *saved.files, *index])
-
-
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_checkpoint_that_fails_while_it_is_sent_leaves_the_old_one(
-    place: Place, failing: int
-) -> None:
-    save_checkpoint(CHECKPOINT, place.url, "4kB", storage_options=place.options)
-
-    def fail() -> Iterator[bytes]:
-        yield bytes(10)
-        raise KeyboardInterrupt
-
-    entries: list[Any] = [
-        (name, TensorSpec(Dtype.U8, (BLOCK,)), lambda: [bytes(BLOCK)]) for name in "abc"
-    ]
-    entries[failing] = ("abc"[failing], TensorSpec(Dtype.U8, (BLOCK,)), fail)
-    with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(entries, place.url, BLOCK, storage_options=place.options)
-    gc.collect()
-    assert place.names() == THREE
-    assert_same(read_checkpoint(place), CHECKPOINT)
-    assert not place.uploads()
-
-
-def test_the_index_becomes_visible_last(s3: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    import s3fs
-
-    commit = s3fs.core.S3File.commit
-    seen: list[list[str]] = []
-
-    def note(file: Any) -> None:
-        commit(file)
-        seen.append(s3.names())
-
-    monkeypatch.setattr(s3fs.core.S3File, "commit", note)
-    save_checkpoint(CHECKPOINT, s3.url, "4kB", storage_options=s3.options)
-    assert seen == [THREE[:1], THREE[:2], THREE[:3], THREE]
-
-
-def test_a_missing_bucket_is_refused_for_checkpoints_too(s3: Place) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        save_checkpoint(CHECKPOINT, "s3://no-such-bucket/m", storage_options=s3.options)
-    assert caught.value.filename.startswith("s3://no-such-bucket/m")
 
 
 def test_the_header_of_what_was_sent_is_valid(place: Place) -> None:
