@@ -153,6 +153,28 @@ def test_every_file_that_is_cut_off_is_found_without_sums(file: str, summed: Fol
     assert not is_healthy({**files, file: files[file] + b"\0"})
 
 
+def test_each_bit_of_an_index_counts_unless_it_says_the_same(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path)
+    whole = (model / INDEX).read_bytes()
+    wrong = []
+    for bit in range(8 * len(whole)):
+        damaged = flipped(whole, bit)
+        (model / INDEX).write_bytes(damaged)
+        if verify_checkpoint(model).healthy != says_the_same(damaged):
+            wrong.append((bit, damaged))
+    assert wrong == []
+
+
+def says_the_same(index: bytes) -> bool:
+    """Whether the text of an index says what the files hold, or leaves out their size."""
+    try:
+        document = json.loads(index.decode())
+        total = document.get("metadata", {}).get("total_size", NBYTES)
+        return bool(document["weight_map"] == WEIGHT_MAP and total == NBYTES)
+    except (AttributeError, KeyError, ValueError):
+        return False
+
+
 NAMES = st.sampled_from([*TENSORS, "other", ""])
 PLACES = st.sampled_from([*FILES, "other.safetensors", "../a.safetensors", ""])
 
