@@ -194,6 +194,8 @@ def test_many_sources_are_read_from_many_threads(server: RangeServer, files: Pat
         assert dict(zip(contents, pool.map(whole, contents), strict=True)) == contents
 
 
+# The loop of fsspec is a thread, and Python 3.12 warns of forks then. Programs do it all the same.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_source_that_was_opened_before_a_fork_is_read_after_it(
     server: RangeServer, files: Path
 ) -> None:
