@@ -7,3 +7,5 @@
 | `checks` | what must hold between an index and its files |
 | `shard_set` | the files of one checkpoint, opened when they are needed |
 """
+
+__all__: list[str] = []
