@@ -231,16 +231,6 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_stays(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [shard(2, 3)]
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write to all files")
-def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
-    write(tmp_path, FIRST)
-    (tmp_path / shard(2, 3)).chmod(0o444)
-    with pytest.raises(PermissionError) as caught:
-        write(tmp_path, SECOND)
-    assert caught.value.filename == str(tmp_path / shard(2, 3))
-    assert read(tmp_path) == FIRST
-
-
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"somebody's")
     for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):

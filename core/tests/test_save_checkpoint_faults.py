@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -265,7 +267,52 @@ print(grown if sys.platform == "darwin" else grown * 1024)
 
 
 def test_memory_and_open_files_stay_few_however_many_shards_there_are(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", MANY_SHARDS, tmp_path]
+    program = [sys.executable, "-c", MANY_SHARDS, str(tmp_path)]
     done = subprocess.run(program, check=True, capture_output=True)
     assert int(done.stdout) < 16 << 20
     assert len(os.listdir(tmp_path)) == 81
+
+
+WITHOUT_PRIVILEGES = """
+import os, sys
+from safetensors_core import Dtype, TensorSpec
+from safetensors_core.checkpoint.saving import write_checkpoint
+entries = [(f"t{i}", TensorSpec(Dtype.U8, (1000,)), lambda: [bytes(1000)]) for i in range(3)]
+try:
+    write_checkpoint(entries, os.devnull, 1000)  # imports what is needed
+except NotADirectoryError:
+    pass
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    write_checkpoint(entries, sys.argv[1], 1000)
+except PermissionError as error:
+    print(error.filename, end="")
+"""
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that another user can reach, unlike `tmp_path`."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("read_only", ["folder", "shard", "index"])
+def test_what_is_read_only_is_not_replaced_and_named(shared_folder: Path, read_only: str) -> None:
+    write(shared_folder, b"1")
+    for path in shared_folder.iterdir():
+        path.chmod(0o666)
+    shared_folder.chmod(0o777)
+    places = {"folder": "", "shard": names(3)[1], "index": names(3)[-1]}
+    place = shared_folder / places[read_only]
+    place.chmod(0o555)
+    before = {path.name: path.read_bytes() for path in shared_folder.iterdir()}
+    program = [sys.executable, "-c", WITHOUT_PRIVILEGES, str(shared_folder)]
+    done = subprocess.run(program, check=True, capture_output=True, text=True)
+    assert done.stdout == str(place)
+    assert {path.name: path.read_bytes() for path in shared_folder.iterdir()} == before
