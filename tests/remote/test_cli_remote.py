@@ -141,6 +141,12 @@ def test_a_private_repository_is_an_error_that_says_what_to_do(hub: HubServer) -
     assert done.stderr.endswith("or pass --storage-option token=...\n")
 
 
+def test_a_url_that_nobody_can_read_is_named_without_what_gives_access() -> None:
+    error = answer("inspect", "acme://me:s3cr3t@bucket/w", status=2)
+    assert error["path"] == "acme://bucket/w"
+    assert "s3cr3t" not in error["message"]
+
+
 def test_a_url_that_is_not_there_is_one_line(served: RangeServer) -> None:
     for command in (["inspect"], ["merge"], ["split"]):
         target = [] if command == ["inspect"] else [served.folder / "out"]

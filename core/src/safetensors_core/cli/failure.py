@@ -115,7 +115,7 @@ class Failure(click.ClickException):
         if isinstance(error, OutputError) and error.errno == errno.EPIPE:
             return _Unread("nobody reads the output", error=kind)
         message = _message(error)
-        path = _shown(_path(error, path))
+        path = _shown(_path(error, _shown(path)))
         # A short path may occur in any message by chance.
         if path is not None and not message.startswith(path) and repr(path) not in message:
             message = f"{path}: {message}"
