@@ -54,6 +54,8 @@ def _example_environment(request: pytest.FixtureRequest) -> None:
     if re.search(r"^(?:import acme|from safetensors_zipstore)\b", source, re.MULTILINE):
         for example in EXAMPLES:
             request.getfixturevalue("monkeypatch").syspath_prepend(example)
+    if "import fsspec" in source and importlib.util.find_spec("fsspec") is None:
+        pytest.skip("the example uses fsspec, which is not installed here")
     uses_file = "model_path" in source
     for name, (framework, plugin) in FRAMEWORKS.items():
         if re.search(rf"\b{name}\.", source) or (uses_file and name == "np"):

@@ -54,7 +54,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("reasons", [Reason, CheckpointReason])
-def test_every_reason_has_one_row(reasons: type[Reason] | type[CheckpointReason]) -> None:
+def test_every_reason_has_one_row(reasons: type[Reason | CheckpointReason]) -> None:
     codes = [reason.value for reason in reasons]
     rows = [row for table in tables("user/errors.md") for row in table]
     assert [code(row[0])[0] for row in rows if code(row[0])[0] in codes] == codes

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from safetensors_core.background import Workers
 from safetensors_core.header import TensorInfo
 from safetensors_core.sources import ByteSource, MappedSource, Segment
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from typing_extensions import Self
 
@@ -45,7 +46,7 @@ class ReadAhead:
     def __init__(self, parts: Sequence[Part], ahead: int) -> None:
         self._parts = parts
         self._ahead = ahead
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers(self._fetch, ahead + 1)
         self._futures: dict[tuple[int, int], Future[Fetched]] = {}
 
     def __enter__(self) -> Self:
@@ -57,8 +58,7 @@ class ReadAhead:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._workers.__exit__(kind, error, traceback)
         self._futures.clear()
 
     def __iter__(self) -> Iterator[Part]:
@@ -79,20 +79,20 @@ class ReadAhead:
         Returns:
             As `ByteSource.fetch`.
         """
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(self._ahead + 1)
         for near in range(number, min(number + self._ahead + 1, len(self._parts))):
-            source, infos = self._parts[near]
-            if (near, alignment) not in self._futures and not isinstance(source, MappedSource):
-                future = self._pool.submit(source.fetch, infos, alignment)
-                self._futures[near, alignment] = future
+            mapped = isinstance(self._parts[near][0], MappedSource)
+            if (near, alignment) not in self._futures and not mapped:
+                self._futures[near, alignment] = self._workers.submit((near, alignment))
         fetched = self._futures[number, alignment].result()
         # Not kept here: the memory belongs to the tensors that are made of it.
         for done in [key for key in self._futures if key[0] <= number]:
             del self._futures[done]
         return fetched
+
+    def _fetch(self, job: tuple[int, int]) -> Fetched:
+        number, alignment = job
+        source, infos = self._parts[number]
+        return source.fetch(infos, alignment)
 
 
 class _Part(ByteSource):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from functools import partial
-from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+from safetensors_core.background import Workers
 from safetensors_core.framework import TensorSpec
 from safetensors_core.header import TensorInfo
 from safetensors_core.sources.allocation import allocate
 from safetensors_core.sources.base import ByteSource, Segment
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from typing_extensions import Self
 
 __all__ = ["CopyStream"]
@@ -66,6 +67,7 @@ class CopyStream:
         self._places, self._blocks = _in_blocks((name, *tensors[name]) for name in order)
         # Two blocks at most: the one that is written, and the one that is read meanwhile.
         self._read: dict[int, Future[memoryview]] = {}
+        self._workers = Workers(_read, 2)
 
     def __enter__(self) -> Self:
         return self
@@ -76,10 +78,7 @@ class CopyStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the memory. A read that is still under way is not waited for."""
+        self._workers.__exit__(kind, error, traceback)
         self._read.clear()
 
     def entries(self) -> Iterable[tuple[str, TensorSpec, Callable[[], Iterator[memoryview]]]]:
@@ -111,24 +110,8 @@ class CopyStream:
             del self._read[other]
         for wanted in (number, number + 1):
             if wanted < len(self._blocks) and wanted not in self._read:
-                self._read[wanted] = _begin(self._blocks[wanted])
+                self._read[wanted] = self._workers.submit(self._blocks[wanted])
         return self._read[number].result()
-
-
-def _begin(pieces: list[_Piece]) -> Future[memoryview]:
-    """Begin to read a block."""
-    future: Future[memoryview] = Future()
-
-    def read() -> None:
-        try:
-            future.set_result(_read(pieces))
-        except BaseException as error:  # noqa: BLE001  # raised where the block is needed
-            future.set_exception(error)
-
-    # A thread that the end of the process does not wait for: a server that does not answer would
-    # keep Ctrl-C from ending a command.
-    Thread(target=read, daemon=True).start()
-    return future
 
 
 def _read(pieces: list[_Piece]) -> memoryview:

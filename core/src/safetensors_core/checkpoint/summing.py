@@ -6,9 +6,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
+from safetensors_core.background import Workers
 from safetensors_core.checkpoint.checksums import (
     FileSums,
     TensorSums,
@@ -116,9 +117,9 @@ def sum_files(
         {}
     """
     reading = _Reading(sum(source.size for source in sources.values()), progress)
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with Workers(reading.sums, _WORKERS) as workers:
         try:
-            return dict(zip(sources, pool.map(reading.sums, sources.values()), strict=True))
+            return dict(zip(sources, workers.map(sources.values()), strict=True))
         except BaseException:
             reading.stopped = True
             raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
+from safetensors_core.background import Workers
 from safetensors_core.checkpoint.findings import Finding, Report, unreadable
 from safetensors_core.checkpoint.folder import folder_findings
 from safetensors_core.checkpoint.summing import check_sums
@@ -82,8 +82,8 @@ def verify_checkpoint(
     reported = {name for fault in faults for name in fault.names}
     with ExitStack() as closing:
         look = partial(_look, located, max_header, storage_options)
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            looked = list(pool.map(look, located.files))
+        with Workers(look, _WORKERS) as workers:
+            looked = list(workers.map(located.files))
         for one in looked:
             if one.source is not None:
                 closing.callback(one.source.close)

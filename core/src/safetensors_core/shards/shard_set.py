@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from safetensors_core.background import Workers
 from safetensors_core.errors import (
     CheckpointError,
     CheckpointReason,
@@ -306,18 +307,15 @@ class ShardSet:
     def _open_together(
         self, files: list[str], progress: Callable[[int, int], object] | None
     ) -> None:
-        from concurrent.futures import ThreadPoolExecutor, as_completed
+        from concurrent.futures import as_completed
 
-        pool = ThreadPoolExecutor(min(_WORKERS, len(files)))
-        try:
-            done = len(self.files) - len(files)
-            for future in as_completed([pool.submit(self.source, file) for file in files]):
+        done = len(self.files) - len(files)
+        with Workers(self.source, min(_WORKERS, len(files))) as workers:
+            for future in as_completed([workers.submit(file) for file in files]):
                 future.result()
                 done += 1
                 if progress is not None:
                     progress(done, len(self.files))
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def open_shards(
