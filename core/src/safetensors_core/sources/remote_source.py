@@ -194,9 +194,12 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     import asyncio
 
-    from fsspec.asyn import get_loop
+    from fsspec import asyn
 
-    loop: asyncio.AbstractEventLoop = get_loop()
+    # In a forked process, the thread of the loop is gone; not all versions of fsspec notice that.
+    if asyn.iothread[0] is not None and not asyn.iothread[0].is_alive():
+        asyn.reset_lock()
+    loop: asyncio.AbstractEventLoop = asyn.get_loop()
     if asyncio._get_running_loop() is loop:
         coroutine.close()
         raise RuntimeError("a remote file cannot be read in the event loop of fsspec itself")
