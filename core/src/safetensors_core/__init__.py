@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from safetensors_core.checkpoint.comparison import compare_checkpoints
     from safetensors_core.checkpoint.metadata import CheckpointMetadata, read_metadata
     from safetensors_core.checkpoint.saving import save_checkpoint
+    from safetensors_core.checkpoint.splitting import merge_checkpoint, split_checkpoint
+    from safetensors_core.checkpoint.verification import verify_checkpoint
     from safetensors_core.dtypes import Dtype
     from safetensors_core.errors import (
         CheckpointError,
@@ -49,8 +52,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "checkpoint.comparison": ["compare_checkpoints"],
     "checkpoint.metadata": ["CheckpointMetadata", "read_metadata"],
     "checkpoint.saving": ["save_checkpoint"],
+    "checkpoint.splitting": ["merge_checkpoint", "split_checkpoint"],
+    "checkpoint.verification": ["verify_checkpoint"],
     "dtypes": ["Dtype"],
     "errors": [
         "CheckpointError",
@@ -116,6 +122,7 @@ __all__ = [
     "TensorSpec",
     "UnsupportedDtypeError",
     "__version__",
+    "compare_checkpoints",
     "exchange",
     "get_framework",
     "hookimpl",
@@ -123,6 +130,7 @@ __all__ = [
     "load",
     "load_file",
     "match_state_dict",
+    "merge_checkpoint",
     "parse_header",
     "read_header",
     "read_metadata",
@@ -132,6 +140,8 @@ __all__ = [
     "save_checkpoint",
     "save_file",
     "save_stream",
+    "split_checkpoint",
+    "verify_checkpoint",
 ]
 
 
