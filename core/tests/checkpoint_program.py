@@ -99,6 +99,23 @@ def refuse() -> None:
 STOPS = {"kill": kill, "interrupt": interrupt, "refuse": refuse}
 
 
+def save_and_die(folder: Path, value: int, shards: int) -> None:
+    """A save in another process, which is killed once a shard of it has its name."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    rename = os.rename
+
+    def rename_once(source: str, target: str) -> None:
+        rename(source, target)
+        if os.path.basename(target) != INDEX:
+            kill()
+
+    os.rename = rename_once  # type: ignore[assignment]
+    save(folder, value, shards)
+
+
 def steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What each step that is not taken leaves behind, until a save has no further step."""
     folder = options.folder / "model"
@@ -108,6 +125,8 @@ def steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
         if options.before:
             save(folder, 1, options.before)
+        if options.killed:
+            save_and_die(folder, 4, options.before)
         child = os.fork()
         if not child:
             stopped = Stopped(step, STOPS[options.how], after=options.after)
@@ -144,6 +163,7 @@ def main() -> None:
     parser.add_argument("--now", type=int, default=1, help="files of the new one")
     parser.add_argument("--then", type=int, default=1, help="files of the one after a kill")
     parser.add_argument("--after", action="store_true", help="stop when the call is done")
+    parser.add_argument("--killed", action="store_true", help="another save was killed before")
     parser.add_argument("--no-links", action="store_true", help="as where there are no hard links")
     json.dump(list(steps(parser.parse_args())), sys.stdout)
 

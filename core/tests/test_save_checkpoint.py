@@ -187,6 +187,29 @@ def test_an_index_cannot_make_a_save_remove_what_is_no_shard_in_the_folder(
     assert (tmp_path / named).read_bytes() == b"somebody's"
 
 
+@pytest.mark.parametrize("named", ["x" * 300 + ".safetensors", "gone.safetensors"])
+def test_an_index_that_names_what_cannot_be_there_is_replaced(tmp_path: Path, named: str) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": named}}))
+    write(tmp_path, FIRST)
+    assert read(tmp_path) == FIRST
+
+
+@pytest.mark.parametrize(
+    "files", [["\ud800.safetensors"], ["\0.safetensors"], ["../m.safetensors"], [1], 1, None]
+)
+def test_a_note_that_no_save_has_written_does_no_harm(tmp_path: Path, files: Any) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (tmp_path / "m.safetensors").write_bytes(b"somebody's")
+    note = folder / ".checkpoint.0123456789abcdef.safetensors-part"
+    note.write_text(json.dumps({"index": INDEX, "files": files}))
+    write(folder, FIRST)
+    note.write_text("[" * 100_000)
+    write(folder, FIRST)
+    assert sorted(os.listdir(folder)) == THREE
+    assert (tmp_path / "m.safetensors").exists()
+
+
 def test_a_folder_with_the_name_of_an_old_shard_stays(tmp_path: Path) -> None:
     (tmp_path / "old.safetensors").mkdir()
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))

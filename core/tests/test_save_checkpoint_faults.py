@@ -117,6 +117,67 @@ def test_without_hard_links_an_error_at_any_step_brings_the_old_checkpoint_back(
         assert len(hidden) <= (how == "refuse"), report
 
 
+@pytest.mark.parametrize("how", ["interrupt", "refuse"])
+def test_an_error_after_a_kill_keeps_the_checkpoint_from_before_both(
+    tmp_path: Path, how: str
+) -> None:
+    for report in stopped(tmp_path, how, 3, 3, "--killed"):
+        assert report["held"] in ([OLD], [NEW]), report
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_save_keeps_what_a_killed_save_of_another_checkpoint_left(
+    tmp_path: Path, renames: int
+) -> None:
+    write(tmp_path, b"1", filename_pattern="another{suffix}.safetensors")
+    save_and_die(tmp_path, renames, filename_pattern="another{suffix}.safetensors")
+    assert any(name.endswith("-part") for name in os.listdir(tmp_path))
+    write(tmp_path, b"3")
+    index = json.loads((tmp_path / "another.safetensors.index.json").read_text())
+    for name, file in index["weight_map"].items():
+        data = (tmp_path / file).read_bytes()
+        assert data[-1000:] == b"1" * 1000, name
+    write(tmp_path, b"4", filename_pattern="another{suffix}.safetensors")
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def save_and_die(folder: Path, renames: int, **options: Any) -> None:
+    """A save in another process, which is killed after some renames."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    rename = os.rename
+    done: list[str] = []
+
+    def count(source: str, target: str) -> None:
+        if len(done) == renames:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(target)
+        rename(source, target)
+
+    os.rename = count  # type: ignore[assignment]
+    write(folder, b"2", **options)
+
+
+def test_an_error_gives_the_old_index_back_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, b"1")
+    path, rename = tmp_path / names(3)[-1], os.rename
+    path.write_text(json.dumps({"by": "another program", **json.loads(path.read_text())}))
+    before = path.read_bytes()
+
+    def refuse_shards(source: str, target: str) -> None:
+        if os.path.basename(target) == names(3)[0]:
+            raise OSError(errno.EIO, "refused")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_shards)
+    with pytest.raises(OSError, match="refused"):
+        write(tmp_path, b"2")
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError, OSError])
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_an_exception_while_a_shard_is_written_changes_nothing(

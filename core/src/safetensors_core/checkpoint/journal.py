@@ -13,11 +13,12 @@ from safetensors_core.parts import PartFile, sync
 __all__ = ["note_files", "remove_orphans"]
 
 
-def note_files(part: PartFile, names: Iterable[str], *, fsync: bool) -> None:
+def note_files(part: PartFile, index: str, names: Iterable[str], *, fsync: bool) -> None:
     """Note the files that a save is about to bring in or to remove.
 
     Args:
         part: The file whose lock stands for the save; it is empty.
+        index: Name of the checkpoint's index.
         names: Names of the files.
         fsync: Whether to wait until the note is on disk.
 
@@ -26,50 +27,54 @@ def note_files(part: PartFile, names: Iterable[str], *, fsync: bool) -> None:
 
     Example:
         >>> part = PartFile(str(tmp_path))
-        >>> note_files(part, ["model.safetensors"], fsync=False)
+        >>> note_files(part, "m.safetensors.index.json", ["m.safetensors"], fsync=False)
         >>> part.release()
     """
-    part.write([memoryview(json.dumps(sorted(names)).encode())])
+    note = {"index": index, "files": sorted(names)}
+    part.write([memoryview(json.dumps(note).encode())])
     if fsync:
         sync(part.fd)
 
 
-def remove_orphans(folder: str, used: Collection[str]) -> None:
-    """Remove files that killed saves have brought in or were about to remove.
+def remove_orphans(folder: str, index: str, used: Collection[str]) -> None:
+    """Remove files that killed saves of a checkpoint have brought in or were about to remove.
 
     Args:
         folder: Path of the folder.
-        used: Names of files that stay, because the checkpoint in the folder needs them.
+        index: Name of the checkpoint's index. What saves of others noted stays.
+        used: Names of files that stay, because the checkpoint needs them.
 
     Example:
         >>> part = PartFile(str(tmp_path))
-        >>> note_files(part, ["a.safetensors", "b.safetensors"], fsync=False)
+        >>> note_files(part, "m.json", ["a.safetensors", "b.safetensors"], fsync=False)
         >>> part.close()  # what is left of the save if its process is killed
         >>> for name in ("a.safetensors", "b.safetensors"):
         ...     _ = (tmp_path / name).write_bytes(b"a shard")
-        >>> remove_orphans(str(tmp_path), ["b.safetensors"])
+        >>> remove_orphans(str(tmp_path), "m.json", ["b.safetensors"])
         >>> os.listdir(tmp_path)
         ['b.safetensors']
     """
     for path in shared_parts(folder):
         with contextlib.suppress(OSError), unlocked(path) as fd:
-            for name in _noted(os.pread(fd, os.fstat(fd).st_size, 0)):
+            names = _noted(os.pread(fd, os.fstat(fd).st_size, 0), index)
+            if names is None:
+                continue
+            for name in names:
                 if name not in used:
-                    with contextlib.suppress(OSError):  # gone already, or a folder
+                    # It is gone already, or a folder, or no name at all, whoever wrote the note.
+                    with contextlib.suppress(OSError, ValueError):
                         os.unlink(os.path.join(folder, name))
             os.unlink(path)
 
 
-def _noted(data: bytes) -> list[str]:
-    """The names in a note. Only shards are removed by it, whoever wrote it."""
+def _noted(data: bytes, index: str) -> list[str] | None:
+    """The names in a note; None where it is about another checkpoint."""
     try:
-        names = json.loads(data)
-    except ValueError:  # the note was not complete, so nothing had been renamed
-        return []
-    return [
-        name
-        for name in (names if isinstance(names, list) else [])
-        if isinstance(name, str)
-        and name.endswith(".safetensors")
-        and not {"/", "\0"}.intersection(name)
-    ]
+        note = json.loads(data)
+        names = [os.fspath(name) for name in note["files"]] if note["index"] == index else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []  # it was not complete, so nothing had been renamed
+    if names is None:
+        return None
+    # Only shards are removed by a note, whoever wrote it.
+    return [name for name in names if name.endswith(".safetensors") and "/" not in name]

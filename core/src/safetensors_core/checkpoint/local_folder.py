@@ -18,7 +18,7 @@ from safetensors_core.checkpoint.journal import note_files, remove_orphans
 from safetensors_core.errors import CheckpointError
 from safetensors_core.leftovers import remove_leftovers
 from safetensors_core.parts import PartFile, naming, stat_target, sync
-from safetensors_core.shards.index import ShardIndex, encode_index, parse_index
+from safetensors_core.shards.index import INDEX_SUFFIX, ShardIndex, encode_index, parse_index
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -82,7 +82,8 @@ class LocalFolder:
                 self._folder = os.path.realpath(self.path)
                 self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 with self._alone():
-                    remove_orphans(self._folder, self._names(self._old_index()))
+                    used = self._names(self._read_index(self._index))
+                    remove_orphans(self._folder, self._index, used)
                 remove_leftovers(self._folder)
                 self._lock = PartFile(self._folder)
         except BaseException:
@@ -149,9 +150,10 @@ class LocalFolder:
         """
         with naming(self.path), self._alone():
             names = list(self._parts)
-            old = self._old_index()
+            old = self._read_index(self._index)
             assert self._lock is not None
-            note_files(self._lock, {*names, *self._names(old)}, fsync=self._fsync)
+            noted = {*names, *self._names(old)}
+            note_files(self._lock, self._index, noted, fsync=self._fsync)
             before = [name for name in names if name != last]
             try:
                 self._keep_old(before, old)
@@ -196,9 +198,9 @@ class LocalFolder:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def _old_index(self) -> ShardIndex | None:
-        """What the index in the folder says; None if there is none, or none that is valid."""
-        path = self._at(self._index)
+    def _read_index(self, name: str) -> ShardIndex | None:
+        """What an index in the folder says; None if there is none, or none that is valid."""
+        path = self._at(name)
         if not os.path.isfile(path):
             return None
         with open(path, "rb") as file:
@@ -209,8 +211,9 @@ class LocalFolder:
             return None
 
     def _names(self, index: ShardIndex | None) -> set[str]:
-        """The files that an index names, and the one that stands for itself."""
-        return {self._single, *(index.weight_map.values() if index is not None else ())}
+        """What is in the folder of the files of an index, or of the one that needs none."""
+        names = {self._single, *(index.weight_map.values() if index is not None else ())}
+        return {name for name in names if os.sep not in name and os.path.lexists(self._at(name))}
 
     def _keep_old(self, names: list[str], old: ShardIndex | None) -> None:
         """Give second names to files whose names are needed, and let the old index use them."""
@@ -224,14 +227,16 @@ class LocalFolder:
         moved = {
             tensor: self._second_names.get(file, file) for tensor, file in old.weight_map.items()
         }
-        self._old_index_part = self._write_index("previous", old)
-        self._write_index("moved", ShardIndex(moved, old.metadata)).rename(self._at(self._index))
+        with open(self._at(self._index), "rb") as file:
+            self._old_index_part = self._write_index("previous", file.read())
+        index = encode_index(ShardIndex(moved, old.metadata))
+        self._write_index("moved", index).rename(self._at(self._index))
         self._sync()
 
-    def _write_index(self, name: str, index: ShardIndex) -> PartFile:
+    def _write_index(self, name: str, data: bytes) -> PartFile:
         assert self._lock is not None
         part = PartFile(self._folder, name, private=True, token=self._lock.token)
-        part.write([memoryview(encode_index(index))])
+        part.write([memoryview(data)])
         part.settle(os.stat(self._at(self._index)), fsync=self._fsync)
         part.close()
         return part
@@ -255,10 +260,10 @@ class LocalFolder:
             # Last: until then, the index names the second names, which are still there.
             if self._old_index_part is not None:
                 self._old_index_part.rename(self._at(self._index))
+            self._remove_second_names()
         except OSError:
             # What has a second name keeps it: the index may name it.
             return
-        self._remove_second_names()
 
     def _restore(self, name: str) -> None:
         target, second = self._at(name), self._at(self._second_names[name])
@@ -278,7 +283,7 @@ class LocalFolder:
         # A stale index first: it would name missing files.
         for name in [self._index, *sorted(self._names(old))]:
             ours = name.endswith(".safetensors") or name == self._index
-            if name not in new and ours and os.sep not in name:
+            if name not in new and ours:
                 with contextlib.suppress(FileNotFoundError):
                     if not _is_folder(self._at(name)):
                         os.unlink(self._at(name))
@@ -286,9 +291,13 @@ class LocalFolder:
         self._sync()
 
     def _remove_second_names(self) -> None:
-        """Remove second names: those of this save, and those that killed ones have left."""
-        second = [name for name in os.listdir(self._folder) if _PREVIOUS.fullmatch(name)]
-        for name in {*second, *self._second_names.values()}:
+        """Remove second names, of this save and of killed ones, that no index names."""
+        found = os.listdir(self._folder)
+        second = {name for name in found if _PREVIOUS.fullmatch(name)}
+        for name in found if second else []:
+            if name.endswith(INDEX_SUFFIX):
+                second -= self._names(self._read_index(name))
+        for name in second:
             with contextlib.suppress(OSError):
                 os.unlink(self._at(name))
         self._second_names = {}
