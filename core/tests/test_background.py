@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -48,6 +52,37 @@ def test_what_has_not_begun_is_cancelled_at_the_end() -> None:
     assert not first.done()
     released.set()
     assert first.result()
+
+
+def test_the_end_does_not_wait_for_work_that_a_thread_took_first() -> None:
+    class Raced(SimpleQueue[Any]):
+        def empty(self) -> bool:  # so it was, before a thread took the last one
+            return False
+
+    workers = Workers(str, 1)
+    workers._waiting = Raced()
+    with workers:
+        assert workers.submit(1).result() == "1"
+
+
+def test_an_error_goes_away_with_its_last_user() -> None:
+    class OddError(Exception):
+        pass
+
+    def fail(_: None) -> None:
+        raise OddError
+
+    with Workers(fail, 1) as workers:
+        errors = [workers.submit(None).exception(30)]
+    [thread] = workers._threads
+    thread.join(30)
+    kept = weakref.ref(errors[0])
+    gc.disable()
+    try:
+        errors.clear()
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_the_process_ends_although_a_thread_is_at_work() -> None:

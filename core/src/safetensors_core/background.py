@@ -6,9 +6,10 @@ Ctrl-C from ending a program.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -53,9 +54,8 @@ class Workers(Generic[A, T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        while not self._waiting.empty():
-            job = self._waiting.get()
-            if job is not None:
+        with contextlib.suppress(Empty):  # the threads may take the last one first
+            while job := self._waiting.get_nowait():
                 job[0].cancel()
         for _ in self._threads:
             self._waiting.put(None)
@@ -108,5 +108,6 @@ class Workers(Generic[A, T]):
             result = self._function(argument)
         except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
             future.set_exception(error)
+            del future  # the error holds this frame, which must not hold the error
         else:
             future.set_result(result)
