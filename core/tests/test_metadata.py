@@ -156,10 +156,11 @@ def test_without_huggingface_hub_the_error_about_a_path_says_what_else_it_could_
     assert caught.value.filename == "weights/none"
 
 
+@pytest.mark.parametrize("location", ["org/name", "buckets/name"])
 def test_a_folder_that_looks_like_a_repository_is_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.makedirs(tmp_path / "org" / "name")
-    write(tmp_path / "org" / "name", {"model.safetensors": FIRST})
+    os.makedirs(tmp_path / location)
+    write(tmp_path / location, {"model.safetensors": FIRST})
     monkeypatch.chdir(tmp_path)
-    assert list(read_metadata("org/name").weight_map) == list(FIRST)
+    assert list(read_metadata(location).weight_map) == list(FIRST)

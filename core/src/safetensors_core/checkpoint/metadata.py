@@ -165,7 +165,7 @@ def _is_repository(location: str | os.PathLike[str]) -> bool:
         and not is_url(location)
         and _REPOSITORY.fullmatch(location) is not None
         and not location.endswith((".safetensors", ".json"))
+        and not os.path.lexists(location)
         # Without the prefixes of datasets and other kinds, which no organisation can have.
         and parse_hub(f"hf://{location}").repository == location
-        and not os.path.lexists(location)
     )
