@@ -91,18 +91,22 @@ def test_a_folder_below_and_links_inside_are_followed(folder: Path) -> None:
     assert load_file(folder, RAW) == TENSORS
 
 
-def test_the_links_of_the_cache_of_the_hub_are_followed(folder: Path, tmp_path: Path) -> None:
-    revision = tmp_path / "models--org--name" / "snapshots" / "0123abcd"
+@pytest.mark.parametrize("cache", [".", "snapshots/today"])
+def test_the_links_of_the_cache_of_the_hub_are_followed(
+    folder: Path, tmp_path: Path, cache: str
+) -> None:
+    repository = tmp_path / cache / "models--org--name"
+    revision = repository / "snapshots" / "0123abcd"
     revision.mkdir(parents=True)
-    blobs = tmp_path / "models--org--name" / "blobs"
+    blobs = repository / "blobs"
     blobs.mkdir()
     for number, file in enumerate([*FILES, INDEX]):
         (folder / file).rename(blobs / str(number))
         (revision / file).symlink_to(f"../../blobs/{number}")
     assert load_file(revision, RAW) == TENSORS
     (revision / FIRST).unlink()
-    (revision / FIRST).symlink_to(tmp_path / "models--org--name" / "secret")
-    (tmp_path / "models--org--name" / "secret").write_bytes(file_bytes(FILES[FIRST]))
+    (revision / FIRST).symlink_to(repository / "secret")
+    (repository / "secret").write_bytes(file_bytes(FILES[FIRST]))
     refused(revision, CheckpointReason.OUTSIDE_FOLDER, [FIRST])
 
 
@@ -188,6 +192,8 @@ def test_a_folder_without_safetensors_files_says_what_was_looked_for(tmp_path: P
         (b'{"weight_map": {"a": "x", "a": "y"}}', "'a' occurs twice"),
         (b'{"weight_map": {}, "metadata": {"total_size": NaN}}', "NaN is no JSON number"),
         (b'{"weight_map": {"\xff": "a"}}', "utf-8"),
+        (b'{"weight_map": {"w\\ud800": "a"}}', r"a lone surrogate in 'w\\ud800'"),
+        (b'{"weight_map": {"w": "a\\udc80"}}', r"a lone surrogate in 'a\\udc80'"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"metadata": {"total_size": 1' + b"0" * 5000 + b'}, "weight_map": {}}', "digits"),
     ],

@@ -11,26 +11,32 @@ from typing import Any
 import pytest
 
 from core.tests.checkpoints import INDEX, write_index
-from core.tests.raw import take
+from core.tests.raw import counting, file_bytes, take
 from core.tests.sharded import (
     FILES,
+    FIRST,
     METADATA,
     NBYTES,
     RAW,
     SECOND,
     TENSORS,
+    WEIGHT_MAP,
     checkpoint,
     one_file,
 )
 from safetensors_core import (
+    CheckpointError,
     ClosedFileError,
+    Dtype,
     HeaderError,
     TensorNotFoundError,
     load_file,
     read_header,
     safe_open,
 )
+from safetensors_core.shards.location import find_checkpoint
 from safetensors_core.shards.shard_set import ShardSet, open_shards
+from safetensors_core.sources import FileSource
 
 
 @pytest.fixture
@@ -121,6 +127,34 @@ def test_a_file_is_opened_when_something_of_it_is_asked_for(folder: Path) -> Non
         with pytest.raises(HeaderError, match=SECOND):
             file.get_tensor("h.1")
     assert load_file(folder, RAW, keys=["wte", "a"]).keys() == {"wte", "a"}
+
+
+def test_who_asks_for_no_tensors_opens_no_file(folder: Path) -> None:
+    for file in FILES:
+        (folder / file).write_bytes(b"no header")
+    with safe_open(folder, RAW) as file_set:
+        assert file_set.get_tensors([]) == {}
+        assert list(file_set.iter_tensors([])) == []
+    assert load_file(folder, RAW, keys=lambda _: False) == {}
+
+
+def test_a_long_index_does_not_make_the_first_read_longer_than_a_header_may_be(
+    folder: Path,
+) -> None:
+    write_index(folder, {**WEIGHT_MAP, **{f"lost.{n}": FIRST for n in range(100)}}, {})
+    read: list[int] = []
+
+    class Watched(FileSource):
+        def read_into(self, offset: int, view: memoryview) -> None:
+            read.append(len(view))
+            super().read_into(offset, view)
+
+    (folder / FIRST).write_bytes(file_bytes({"large": counting(Dtype.U8, 10_000)}))
+    shards = ShardSet(find_checkpoint(folder), "pread", max_header=1000)
+    shards._open_file = Watched
+    with pytest.raises(CheckpointError, match=r"'lost\.0'"):
+        shards.source(FIRST)
+    assert read == [1008]
 
 
 def test_a_closed_checkpoint_opens_no_more_files(folder: Path) -> None:

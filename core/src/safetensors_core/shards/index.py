@@ -32,6 +32,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _SEPARATOR = re.compile(r"[/\\]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ShardIndex(msgspec.Struct, frozen=True):
@@ -158,6 +159,9 @@ def _decoded(data: bytes, location: str) -> ShardIndex:
     for name, file in weight_map.items():
         if not isinstance(file, str):
             raise _fault(location, f"for {name!r}, weight_map names no file, but {file!r:.80}")
+        # JSON can write it, but no header, file name or URL can hold it.
+        if found := _SURROGATE.search(name) or _SURROGATE.search(file):
+            raise _fault(location, f"weight_map holds a lone surrogate in {found.string[:80]!a}")
     return ShardIndex(weight_map, metadata)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -102,8 +103,9 @@ def find_checkpoint(
     text = os.fsdecode(location)
     if is_url(location):
         scheme, _, path = text.partition("://")
-        if scheme.lower() not in ("file", "local"):
-            return _remote(text, storage_options, on_fault)
+        scheme = scheme.lower()
+        if scheme not in ("file", "local"):
+            return _remote(f"{scheme}://{path}", storage_options, on_fault)
         text = path
     if os.path.isdir(text):
         return _local_folder(text, on_fault)
@@ -173,21 +175,22 @@ def _checked_size(data: bytes, path: str) -> bytes:
 
 def _inside(folder: str, files: list[str], location: str, on_fault: _OnFault) -> list[str]:
     """The files that no symbolic link moves out of the folder."""
-    root = os.path.realpath(folder)
-    allowed = [root]
     # REPOSITORY/snapshots/REVISION holds links into REPOSITORY/blobs.
-    above, _, _ = os.path.abspath(folder).partition(f"{os.sep}snapshots{os.sep}")
-    if above != os.path.abspath(folder):
-        allowed.append(os.path.join(os.path.realpath(above), "blobs"))
-    outside = []
+    stores = [
+        Path(os.path.realpath(above.parent), "blobs")
+        for above in Path(os.path.abspath(folder)).parents
+        if above.name == "snapshots"
+    ]
+    allowed = [Path(os.path.realpath(folder)), *stores]
+    inside: list[str] = []
+    outside: list[str] = []
     for file in files:
-        target = os.path.realpath(os.path.join(folder, file))
-        if all(os.path.commonpath([target, place]) != place for place in allowed):
-            outside.append(file)
+        target = Path(os.path.realpath(os.path.join(folder, file)))
+        (inside if any(map(target.is_relative_to, allowed)) else outside).append(file)
     if outside:
         detail = "these files are links that lead out of the folder; give them by their own paths"
         on_fault(CheckpointError(CheckpointReason.OUTSIDE_FOLDER, detail, location, outside))
-    return [file for file in files if file not in outside]
+    return inside
 
 
 def _choose_index(names: list[str], folder: str) -> str | None:

@@ -149,7 +149,8 @@ class ShardSet:
             progress: Called with the number of files that are open and the number of all.
             files: Which; all by default.
         """
-        wanted = [file for file in (files or self.files) if file not in self._sources]
+        asked_for = self.files if files is None else files
+        wanted = [file for file in asked_for if file not in self._sources]
         if len(wanted) < 2:
             for file in wanted:
                 self.source(file)
@@ -236,7 +237,8 @@ class ShardSet:
             source = self._open_file(self._located.path(file))
             try:
                 if self._listed is not None:
-                    source.first_read = _expected(self._listed[file])
+                    expected = _expected(self._listed[file])
+                    source.first_read = min(expected, 8 + self._max_header)
                 source.read_header(self._max_header)
                 self._check(file, source.header)
             except BaseException:
