@@ -169,6 +169,18 @@ def test_a_server_that_fails_is_one_line(served: RangeServer) -> None:
     assert error["message"].count(url) == 1
 
 
+def test_a_server_without_ranges_is_not_to_be_asked_again(served: RangeServer) -> None:
+    served.fault = lambda _: Fault("whole")
+    message = answer("inspect", served.url("one.safetensors"), status=2)["message"]
+    assert "download the file" in message
+    assert "Try again" not in message
+
+
+def test_a_repository_without_its_scheme_is_told_apart_from_a_path() -> None:
+    message = answer("inspect", "org/name", status=2)["message"]
+    assert message.endswith("Check the path; a repository of the Hugging Face Hub is hf://org/name")
+
+
 def test_what_gives_access_is_never_shown(tmp_path: Path, served: RangeServer) -> None:
     secret = "?X-Amz-Signature=s3cr3t"
     good = served.url("one.safetensors", user="me:s3cr3t@") + secret

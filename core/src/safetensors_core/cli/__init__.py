@@ -52,7 +52,7 @@ _NAME = "safetensors-core"
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Look into safetensors files, try the format out, and begin a plugin."""
+    """Look into safetensors files, check, compare, split and merge them, and begin a plugin."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -43,6 +43,7 @@ _REMEDIES = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space",
 }
+_WORDS = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 # Their messages say themselves what to do.
 _WITH_REMEDY = frozenset(
     {
@@ -56,7 +57,7 @@ _WITH_REMEDY = frozenset(
 )
 _CHECKPOINT_REMEDIES = {
     CheckpointReason.NO_CHECKPOINT: "Name a safetensors file, or a folder that holds one",
-    CheckpointReason.INVALID_INDEX: "Write the index again",
+    CheckpointReason.INVALID_INDEX: "Name an index or a safetensors file, or download it again",
     CheckpointReason.OUTSIDE_FOLDER: "Check where the checkpoint comes from",
     CheckpointReason.MISSING_SHARD: "Download or copy the files again",
     CheckpointReason.MISSING_TENSOR: "Download or copy all files of one version again",
@@ -212,6 +213,8 @@ def _(error: CheckpointError) -> str:
 
 @_message.register(RemoteError)
 def _(error: RemoteError) -> str:
+    if error.status is not None and error.status < 300:  # the server would do the same again
+        return str(error)
     return _sentence(str(error), "Try again, or check the URL and the network")
 
 
@@ -231,6 +234,8 @@ def _(error: OSError) -> str:
     remedy = _REMEDIES.get(error.errno or 0)
     if isinstance(error, FileNotFoundError) and "://" in str(error.filename):
         remedy = "Check the URL; that of a folder on a web server ends with a slash"
+    elif isinstance(error, FileNotFoundError) and _may_be_repository(str(error.filename)):
+        remedy = f"Check the path; a repository of the Hugging Face Hub is hf://{error.filename}"
     return _sentence(message, remedy)
 
 
@@ -265,6 +270,16 @@ def _path(error: BaseException, given: str | None) -> str | None:
         return None
     named = getattr(error, "location", None) or getattr(error, "filename", None)
     return os.fsdecode(named) if isinstance(named, (str, bytes)) else given
+
+
+def _may_be_repository(path: str) -> bool:
+    """Whether this is `org/name`, and no file or folder is meant where one could be."""
+    named_as_file = path.endswith((".safetensors", ".json"))
+    return (
+        not named_as_file
+        and _WORDS.fullmatch(path) is not None
+        and not os.path.lexists(os.path.dirname(path))
+    )
 
 
 def _shown(path: str | None) -> str | None:

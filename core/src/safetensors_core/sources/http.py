@@ -13,7 +13,7 @@ from safetensors_core.sources.attempts import Interrupted, retry_after, stall_ti
 from safetensors_core.sources.connection import Connection
 from safetensors_core.sources.parts import Part
 from safetensors_core.sources.remote_source import RemoteSource
-from safetensors_core.sources.urls import shown
+from safetensors_core.sources.urls import shown, shown_within
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -30,8 +30,9 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 # The settings that say how to connect, and nothing of who connects.
 _CONNECTION_OPTIONS = ("proxy", "proxy_auth", "proxy_headers", "ssl", "timeout")
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_NO_RANGE = re.compile(r"bytes \*/(\d+)")
+# Python reads no numbers of thousands of digits.
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+_NO_RANGE = re.compile(r"bytes \*/([0-9]{1,19})")
 # A URL as it goes over the wire. Any other holds characters that must be quoted first.
 _QUOTED = re.compile(r"(?:[!#-;=?-Z\[\]_a-z~]|%[0-9A-Fa-f]{2})+")
 
@@ -97,12 +98,13 @@ class HttpSource(RemoteSource):
                     f"{self.location}: this URL is not valid, or says who you are beside storage "
                     "options that do so, too"
                 ) from None  # the text of the error may hold a password
+            # The texts of aiohttp's errors hold the URL, so tracebacks do without them.
             if isinstance(error, asyncio.TimeoutError):
-                raise Interrupted("the server sent nothing for too long") from error
+                raise Interrupted("the server sent nothing for too long") from None
             if isinstance(error, aiohttp.ClientPayloadError):  # its text is for programmers
-                raise Interrupted("the connection broke in the middle of the answer") from error
+                raise Interrupted("the connection broke in the middle of the answer") from None
             if isinstance(error, (aiohttp.ClientError, OSError)):
-                raise Interrupted(str(error) or type(error).__name__) from error
+                raise Interrupted(shown_within(str(error)) or type(error).__name__) from None
             raise
 
     @contextlib.asynccontextmanager
@@ -192,7 +194,10 @@ class HttpSource(RemoteSource):
             size = response.content_length
             if size is None or size > self.first_read:
                 amount = "all of the file" if size is None else f"all {size:,} bytes"
-                detail = f"the server ignores ranges: it answers with {amount}"
+                detail = (
+                    f"the server ignores ranges, and answers with {amount}: download the file "
+                    "and open the copy"
+                )
                 raise RemoteError(detail, self.location, status=200)
             self._saw(size, _version(response))
             part.cut(size)
@@ -201,8 +206,8 @@ class HttpSource(RemoteSource):
         found = _CONTENT_RANGE.fullmatch(text.strip())
         if found is None:
             raise RemoteError(
-                f"the server answered the range {text!r}, which does not say which bytes of how "
-                "many these are",
+                f"the server answered the range {text[:100]!r}, which does not say which bytes of "
+                "how many these are",
                 self.location,
                 status=206,
             )
@@ -258,7 +263,11 @@ class _Target:
         """Where a redirect leads. Who has left the user's server is never trusted again."""
         if not text:
             raise RemoteError("a redirect does not say where it leads", location)
-        url = self.url.join(_quoted(text))
+        try:
+            url = self.url.join(_quoted(text))
+            origin = url.origin()
+        except ValueError:
+            raise RemoteError("a redirect leads to what is no URL", location) from None
         if url.scheme not in {"http", "https"} or (self.url.scheme, url.scheme) == (
             "https",
             "http",
@@ -267,7 +276,7 @@ class _Target:
                 f"a redirect leads from {self.url.scheme} to {url.scheme}, which is not safe",
                 location,
             )
-        trusted = self.trusted and url.origin() == self.url.origin()
+        trusted = self.trusted and origin == self.url.origin()
         if trusted:
             url = url.with_user(self.url.user).with_password(self.url.password)
         return _Target(url, trusted=trusted, redirected=True)
