@@ -66,6 +66,24 @@ def test_a_file_that_is_split_and_merged_again_is_the_same_byte_for_byte(
         assert merged.read_bytes() == original.read_bytes()
 
 
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_checksums_of_the_source_are_not_those_of_the_copy(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
+    original, folder = tmp_path / "original.safetensors", tmp_path / "split"
+    original.write_bytes(file_bytes(TENSORS, metadata))
+    run("split", original, folder, "--max-shard-size", "100")
+    assert run("verify", folder, "--write-checksums", "metadata").returncode == 0
+    done = run("merge", folder, tmp_path / "merged.safetensors", "--json")
+    [warning] = json.loads(done.stdout)["warnings"]
+    assert "checksums" in warning
+    assert (tmp_path / "merged.safetensors").read_bytes() == original.read_bytes()
+    assert run("verify", original, "--write-checksums", "metadata").returncode == 0
+    done = run("split", original, tmp_path / "again", "--max-shard-size", "100")
+    assert "checksums" in done.stderr
+    assert run("verify", tmp_path / "again").returncode == 0
+
+
 def test_a_file_without_metadata_comes_back_without(tmp_path: Path) -> None:
     path = tmp_path / "original.safetensors"
     path.write_bytes(file_bytes(TENSORS, None))

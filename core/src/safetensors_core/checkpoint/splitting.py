@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from safetensors_core.checkpoint.checksums import METADATA_KEY
 from safetensors_core.checkpoint.copying import CopyStream
 from safetensors_core.checkpoint.saving import write_checkpoint
 from safetensors_core.checkpoint.shard_plan import plan_shards
@@ -89,7 +90,8 @@ def split_checkpoint(
         OSError: A file cannot be read or written.
 
     Warns:
-        CheckpointWarning: The files to read have different metadata. That of the first is taken.
+        CheckpointWarning: The files to read have different metadata, and that of the first is
+            taken; or checksums in it, which are left out.
 
     Example:
         >>> split_checkpoint(model_path, tmp_path / "split", max_shard_size=24).tensors
@@ -154,7 +156,8 @@ def merge_checkpoint(
         OSError: A file cannot be read or written.
 
     Warns:
-        CheckpointWarning: The files to read have different metadata. That of the first is taken.
+        CheckpointWarning: The files to read have different metadata, and that of the first is
+            taken; or checksums in it, which are left out.
 
     Example:
         >>> merge_checkpoint(model_path, tmp_path / "copy.safetensors").nbytes
@@ -215,20 +218,32 @@ def _opened(
         found = {
             name: (source, info) for source, infos in shards.parts() for name, info in infos.items()
         }
-        _warn_of_differences(shards)
-        yield _Original(located, {name: found[name] for name in order}, shards.metadata())
+        metadata = shards.metadata()
+        if metadata and metadata.pop(METADATA_KEY, None) is not None:
+            metadata = metadata or None  # as it was before the checksums came
+        _warn_of_losses(shards)
+        yield _Original(located, {name: found[name] for name in order}, metadata)
 
 
-def _warn_of_differences(shards: ShardSet) -> None:
-    """Warn of metadata that is lost because the files do not agree."""
+def _warn_of_losses(shards: ShardSet) -> None:
+    """Warn of metadata that is lost: the files do not agree, or it is of these files only."""
     metadata = [(shards.source(file).header.metadata or {}).items() for file in shards.files]
-    keys = sorted({key for other in metadata for key, _ in other ^ metadata[0]})
-    if keys:
-        named = ", ".join(map(repr, keys[:_MOST_NAMED]))
-        more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
+    keys = {key for other in metadata for key, _ in other ^ metadata[0]}
+    differing = sorted(keys - {METADATA_KEY})
+    if differing:
+        named = ", ".join(map(repr, differing[:_MOST_NAMED]))
+        more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
         warnings.warn(
             f"{shown(shards.location)}: the files have different metadata; that of "
             f"{shown(shards.files[0])!r} is taken. They differ in {named}{more}",
+            CheckpointWarning,
+            stacklevel=6,
+        )
+    if any(key == METADATA_KEY for items in metadata for key, _ in items):
+        warnings.warn(
+            f"{shown(shards.location)}: the checksums in the metadata are of these files, and are "
+            "left out of the copy. 'safetensors-core verify --write-checksums metadata' makes new "
+            "ones",
             CheckpointWarning,
             stacklevel=6,
         )
