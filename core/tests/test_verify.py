@@ -19,6 +19,7 @@ from safetensors_core.checkpoint.findings import Report
 from safetensors_core.checkpoint.metadata import read_metadata
 from safetensors_core.checkpoint.verification import verify_checkpoint
 from safetensors_core.errors import CheckpointReason
+from safetensors_core.replacement import ReplacementFile
 from safetensors_core.testing.malformed import MALFORMED, Malformed
 
 PART = ".model.safetensors.0123456789abcdef.safetensors-part"
@@ -214,6 +215,14 @@ def test_only_leftovers_of_its_own_are_found_beside_one_file(tmp_path: Path) -> 
     (tmp_path / PART).write_bytes(b"")
     (tmp_path / PART.replace("model", "other")).write_bytes(b"")
     assert found(verify_checkpoint(path)) == {("leftover", PART, None)}
+
+
+def test_a_leftover_beside_a_file_with_a_long_name_is_found(tmp_path: Path) -> None:
+    path = tmp_path / f"{'m' * 60}.safetensors"
+    path.write_bytes(file_bytes({}))
+    with ReplacementFile(path, fsync=False) as file:
+        (finding,) = verify_checkpoint(path).findings
+        assert (finding.code, finding.file) == ("leftover", file.part.path)
 
 
 def test_a_file_is_verified_in_a_folder_that_cannot_be_listed(

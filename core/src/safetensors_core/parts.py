@@ -15,7 +15,7 @@ from safetensors_core.errors import InvalidInputError
 from safetensors_core.sources.file import for_one_call, remaining
 from safetensors_core.sources.local import is_network_file
 
-__all__ = ["PART_SUFFIX", "SHARED_PART", "PartFile", "naming", "stat_target", "sync"]
+__all__ = ["PART_SUFFIX", "SHARED_PART", "PartFile", "naming", "part_prefix", "stat_target", "sync"]
 
 #: How the names of temporary files end.
 PART_SUFFIX = ".safetensors-part"
@@ -62,7 +62,7 @@ class PartFile:
         self.token = token or ""
         self._position = 0
         try:
-            self._create(os.path.join(folder, f".{name[:50]}."), 0o600 if private else 0o666)
+            self._create(os.path.join(folder, part_prefix(name)), 0o600 if private else 0o666)
         except BaseException:
             self.release()
             raise
@@ -236,6 +236,22 @@ class PartFile:
             # The lock ends here: only now, because an unlocked part counts as a leftover.
             with contextlib.suppress(OSError):
                 self.close()
+
+
+def part_prefix(name: str) -> str:
+    """How the names of the temporary files of a target begin.
+
+    Args:
+        name: Name of the target.
+
+    Returns:
+        The beginning, short enough for what follows.
+
+    Example:
+        >>> part_prefix("a.bin")
+        '.a.bin.'
+    """
+    return f".{name[:50]}."
 
 
 def _unlink(path: str) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from safetensors_core.errors import InvalidInputError, RemoteError, SafetensorError
+from safetensors_core.parts import PART_SUFFIX, part_prefix
 from safetensors_core.sources.connection import Connection
 from safetensors_core.sources.urls import shown
 
@@ -168,7 +169,7 @@ class RemoteFile:
             from fsspec.spec import AbstractBufferedFile
 
             folder, slash, name = self._path.rpartition("/")
-            part = f"{folder}{slash}.{name[:50]}.{secrets.token_hex(8)}.safetensors-part"
+            part = f"{folder}{slash}{part_prefix(name)}{secrets.token_hex(8)}{PART_SUFFIX}"
             file = self._fs.open(part, "wb")
             if not isinstance(file, AbstractBufferedFile):
                 self._file, self._part = file, part

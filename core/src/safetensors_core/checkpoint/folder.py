@@ -12,6 +12,7 @@ from safetensors_core.checkpoint.checksums import SUMS_SUFFIX
 from safetensors_core.checkpoint.findings import Finding, FindingCode
 from safetensors_core.errors import CheckpointError, InvalidInputError
 from safetensors_core.header import MAX_HEADER
+from safetensors_core.parts import PART_SUFFIX, part_prefix
 from safetensors_core.plugins import open_source
 from safetensors_core.shards.index import INDEX_SUFFIX, parse_index
 from safetensors_core.shards.location import Located
@@ -103,7 +104,7 @@ def folder_findings(located: Located) -> Iterator[Finding]:
         folder, begin = located.folder, "."
     else:
         folder, name = os.path.split(located.location)
-        folder, begin = folder or os.curdir, f".{name}."
+        folder, begin = folder or os.curdir, part_prefix(name)
     try:
         names = sorted(os.listdir(folder))
     except PermissionError:  # one may read a file in a folder that one may not list
@@ -121,7 +122,7 @@ def folder_findings(located: Located) -> Iterator[Finding]:
                 text = f"these are the checksums of {subject!r}, which is not here"
                 yield Finding("fault", code, text, path)
     for name in names:
-        if name.startswith(begin) and name.endswith(".safetensors-part"):
+        if name.startswith(begin) and name.endswith(PART_SUFFIX):
             text = "this is the temporary file of a save that runs now or was killed"
             yield _warning(FindingCode.LEFTOVER, os.path.join(folder, name), text)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from safetensors_core.checkpoint.journal import note_files, remove_orphans
 from safetensors_core.errors import CheckpointError
 from safetensors_core.leftovers import remove_leftovers
-from safetensors_core.parts import PartFile, naming, stat_target, sync
+from safetensors_core.parts import PART_SUFFIX, PartFile, naming, stat_target, sync
 from safetensors_core.shards.index import INDEX_SUFFIX, ShardIndex, encode_index, parse_index
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class LocalFolder:
         if not os.path.lexists(second) or _same(target, second):
             return
         assert self._lock is not None
-        spare = self._at(f".restored.{self._lock.token}.safetensors-part")
+        spare = self._at(f".restored.{self._lock.token}{PART_SUFFIX}")
         try:
             os.link(second, spare, follow_symlinks=False)
         except OSError:
@@ -323,7 +323,7 @@ class LocalFolder:
 
     def _remove_own(self, token: str) -> None:
         """Remove what an interruption has left of this save."""
-        endings = [f".{token}.safetensors-part"]
+        endings = [f".{token}{PART_SUFFIX}"]
         if self._replaced:
             endings.append(f".{token}{_ENDING}")
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ The plugin decodes every dtype of the format exactly. NumPy is imported when val
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -87,6 +88,8 @@ def compare_values(
         differs, x, y = _differing(x, y, by_bits=a[0] is b[0])
         finite = _finite(x) & _finite(y)
         x, y = x[finite], y[finite]
+        if "O" in (x.dtype.kind, y.dtype.kind):
+            x, y = _exact(x), _exact(y)
         distance = np.minimum(abs(x - y).astype("f8"), sys.float_info.max)
         largest = np.maximum(abs(x), abs(y)).astype("f8")
         relative = np.divide(distance, largest, out=np.zeros_like(distance), where=largest > 0)
@@ -124,8 +127,15 @@ def _array(framework: Framework, dtype: Dtype, data: Buffer, count: int) -> Any:
 def _wide(array: Any) -> Any:
     """The same numbers, in a type that can hold the differences of all others."""
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        return array.astype(object)  # integers of Python: exact also beside floats
+        return array.astype(object)  # integers of Python, which are exact
     return array.astype("c16" if array.dtype.kind == "c" else "f8")
+
+
+def _exact(array: Any) -> Any:
+    """Floats as numbers from which an integer of Python is subtracted without rounding."""
+    import numpy as np
+
+    return np.frompyfunc(Fraction, 1, 1)(array) if array.dtype.kind == "f" else array
 
 
 def _finite(array: Any) -> Any:
