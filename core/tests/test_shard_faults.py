@@ -32,6 +32,7 @@ from safetensors_core import (
     read_header,
     safe_open,
 )
+from safetensors_core.checkpoint.verification import verify_checkpoint
 from safetensors_core.shards.index import (
     SINGLE_FILE,
     ShardIndex,
@@ -114,6 +115,33 @@ def test_files_that_do_not_exist_are_all_named(folder: Path) -> None:
     (folder / SECOND).unlink()
     (folder / THIRD).unlink()
     refused(folder, CheckpointReason.MISSING_SHARD, [SECOND, THIRD])
+
+
+@pytest.mark.parametrize(
+    ("files", "missing"),
+    [
+        (["a-00001-of-00003", "a-00003-of-00003", "b"], ["a-00002-of-00003"]),
+        (["a-00000-of-00002"], ["a-00001-of-00002"]),
+        (["a-00001-of-00001", "b-00002-of-00002"], ["b-00001-of-00002"]),
+        (["a-00000-of-00002", "a-00001-of-00002"], []),
+        (["a-00001-of-00002", "a-00002-of-00002", "b-1-of-2"], []),
+    ],
+)
+def test_without_an_index_the_names_say_which_files_there_are(
+    tmp_path: Path, files: list[str], missing: list[str]
+) -> None:
+    for file in files:
+        content = file_bytes({file: counting(Dtype.U8, 2)})
+        (tmp_path / f"{file}.safetensors").write_bytes(content)
+    if missing:
+        names = [f"{file}.safetensors" for file in missing]
+        refused(tmp_path, CheckpointReason.MISSING_SHARD, names)
+        [finding, *_] = verify_checkpoint(tmp_path).findings
+        assert (finding.code, finding.severity) == ("missing-shard", "fault")
+        assert names[0] in finding.message
+    else:
+        assert sorted(load_file(tmp_path, RAW)) == files
+        assert verify_checkpoint(tmp_path).healthy
 
 
 def test_a_file_that_vanishes_later_is_named(folder: Path) -> None:

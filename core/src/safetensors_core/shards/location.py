@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ __all__ = ["Located", "find_checkpoint", "join"]
 _OnFault = Callable[[CheckpointError], object]
 
 _SUFFIX = ".safetensors"
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.ASCII)
 _WEB = ("http", "https", "hf")  # asked for a file at once: listing costs more, or is impossible
 
 
@@ -90,7 +93,8 @@ def find_checkpoint(
         The files. That they exist is known of local ones only.
 
     Raises:
-        CheckpointError: The index is not valid, or does not fit to the folder.
+        CheckpointError: The index is not valid, or does not fit to the folder; or the names of
+            the files say that some are missing.
         NotASafetensorsRepoError: The folder holds no safetensors files.
         OSError: The index or the folder cannot be read.
 
@@ -143,7 +147,7 @@ def _local_folder(folder: str, on_fault: _OnFault) -> Located:
     index = _choose_index(names, folder)
     if index is not None:
         return _indexed_locally(folder, folder, index, on_fault)
-    files = _inside(folder, _choose_files(names, folder), folder, on_fault)
+    files = _inside(folder, _choose_files(names, folder, on_fault), folder, on_fault)
     return Located(folder, folder, files)
 
 
@@ -203,13 +207,34 @@ def _choose_index(names: list[str], folder: str) -> str | None:
     return indexes[0] if indexes else None
 
 
-def _choose_files(names: list[str], folder: str) -> list[str]:
+def _choose_files(names: list[str], folder: str, on_fault: _OnFault) -> list[str]:
     if SINGLE_FILE in names:
         return [SINGLE_FILE]
     files = [name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")]
     if not files:
         raise NotASafetensorsRepoError(folder, [INDEX_FILE, SINGLE_FILE, f"*{_SUFFIX}"])
+    missing = _missing_numbers(files)
+    if missing:
+        detail = "there is no index, and by the names of its files the folder lacks others"
+        on_fault(CheckpointError(CheckpointReason.MISSING_SHARD, detail, folder, missing))
     return files
+
+
+def _missing_numbers(files: list[str]) -> list[str]:
+    """The files that ``a-00001-of-00002.safetensors`` says there are, and that are not there."""
+    found: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for file in files:
+        if parts := _NUMBERED.fullmatch(file):
+            found[parts["stem"], parts["count"]].add(int(parts["number"]))
+    missing = []
+    for (stem, count), numbers in found.items():
+        first = 0 if 0 in numbers else 1  # some programs count from 0
+        missing += [
+            f"{stem}-{number:05}-of-{count}{_SUFFIX}"
+            for number in range(first, first + int(count))
+            if number not in numbers
+        ]
+    return missing
 
 
 def _remote(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
@@ -229,7 +254,7 @@ def _remote(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFa
     index = _choose_index(names, shown(url))
     if index is not None:
         return _indexed_remotely(url, url, join(url, index), storage_options, on_fault)
-    return Located(shown(url), url, _choose_files(names, shown(url)))
+    return Located(shown(url), url, _choose_files(names, shown(url), on_fault))
 
 
 def _asked_for(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
