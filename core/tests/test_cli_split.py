@@ -12,7 +12,8 @@ import pytest
 from core.tests.checkpoints import INDEX, write_index, write_shards
 from core.tests.command_line import run
 from core.tests.raw import RawTensor, counting, file_bytes
-from safetensors_core import Dtype, read_header
+from safetensors_core import CheckpointWarning, Dtype, read_header
+from safetensors_core.checkpoint.splitting import merge_checkpoint
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -159,6 +160,9 @@ def test_metadata_that_differ_are_named_and_those_of_the_first_file_stay(tmp_pat
     assert done.stderr == ""
     [text] = json.loads(done.stdout)["warnings"]
     assert "'a', 'b'" in text
+    with pytest.warns(CheckpointWarning, match="'a', 'b'") as caught:
+        merge_checkpoint(folder, tmp_path / "third")
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_people_get_a_line_and_programs_an_object(tmp_path: Path, original: Path) -> None:

@@ -237,7 +237,7 @@ def _warn_of_losses(shards: ShardSet) -> None:
             f"{shown(shards.location)}: the files have different metadata; that of "
             f"{shown(shards.files[0])!r} is taken. They differ in {named}{more}",
             CheckpointWarning,
-            stacklevel=6,
+            stacklevel=5,
         )
     if any(key == METADATA_KEY for items in metadata for key, _ in items):
         warnings.warn(
@@ -245,7 +245,7 @@ def _warn_of_losses(shards: ShardSet) -> None:
             "left out of the copy. 'safetensors-core verify --write-checksums metadata' makes new "
             "ones",
             CheckpointWarning,
-            stacklevel=6,
+            stacklevel=5,
         )
 
 
