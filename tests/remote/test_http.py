@@ -284,8 +284,9 @@ def test_other_bytes_than_asked_for_are_refused(server: RangeServer, files: Path
         opened(server.url("a")).read_header()
 
 
-@pytest.mark.parametrize("text", ["", "bytes 0-65535/*", "octets 0-65535/1048576", "bytes 0-9",
-                                  "bytes 0-65535/1" + "0" * 5000])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["", "bytes 0-9/*", "octets 0-9/99", "bytes 0-9", f"bytes 0-9/{'9' * 5000}"]
+)
 def test_a_range_that_does_not_say_what_it_is_of_is_refused(
     server: RangeServer, files: Path, text: str
 ) -> None:
@@ -295,9 +296,7 @@ def test_a_range_that_does_not_say_what_it_is_of_is_refused(
         opened(server.url("a")).read_header()
 
 
-def test_compressed_answers_are_refused_and_never_asked_for(
-    server: RangeServer, files: Path
-) -> None:
+def test_compressed_answers_are_refused_and_not_asked_for(server: RangeServer, files: Path) -> None:
     random_file(files / "a", MIB)
     server.fault = lambda _: Fault("headers", headers={"Content-Encoding": "gzip"})
     with pytest.raises(RemoteError, match="sends gzip instead of the bytes"):

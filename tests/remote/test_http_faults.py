@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import traceback
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_a_server_that_never_answers_is_an_error_after_five_tries() -> None:
         port = listening.getsockname()[1]  # it takes connections, and answers none
         with pytest.raises(RemoteError, match="sent nothing for too long; tried 5 times"):
             open_source(f"http://127.0.0.1:{port}/a").read_header()
+
+
+def test_an_answer_that_is_no_http_is_an_error_that_shows_nothing_secret(
+    server: RangeServer, files: Path
+) -> None:
+    (files / "a").write_bytes(b"")
+    server.fault = lambda _: Fault("headers", headers={"Content-Length": "odd"})
+    url = server.url("a", user="me:s3cr3t") + "?X-Amz-Signature=s3cr3t"
+    with pytest.raises(RemoteError, match=r"(?s)Content-Length.*tried 5 times") as caught:
+        open_source(url).read_header()
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_body_cut_short_goes_on_from_where_it_broke(

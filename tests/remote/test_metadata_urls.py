@@ -43,6 +43,11 @@ def test_a_folder_or_index_on_a_server_takes_one_request_for_each_file(
     assert len(server.requests) == 1 + len(metadata.files)
 
 
+def test_the_case_of_a_scheme_means_nothing(server: RangeServer, folder: Path) -> None:
+    url = server.url("neox/").replace("http:", "HTTP:")
+    assert read_metadata(url) == read_metadata(folder / "neox")
+
+
 def test_a_file_on_a_server_has_the_name_that_it_has_there(server: RangeServer) -> None:
     metadata = read_metadata(server.url("gpt2/a%20b.safetensors?signature=secret"))
     assert list(metadata.files) == ["a b.safetensors"]

@@ -221,7 +221,7 @@ def test_ten_redirects_are_followed_and_eleven_are_not(server: RangeServer, data
         open_source(server.url("11")).read_header()
 
 
-@pytest.mark.parametrize("target", ["", "file:///etc/passwd", "ftp://localhost/a"])
+@pytest.mark.parametrize("target", ["", "file:///etc/passwd", "ftp://localhost/a", "http://["])
 def test_a_redirect_that_cannot_be_followed_is_an_error(server: RangeServer, target: str) -> None:
     server.fault = to(target)
     with pytest.raises(RemoteError, match="redirect"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -174,6 +175,47 @@ def test_a_failed_read_is_tried_again(loop: LoopFileSystem) -> None:
     with pytest.raises(RemoteError, match="loop://a: ConnectionResetError: reset; tried 5 times"):
         read(source, 500_000, 100)
     assert len(loop.failures) == 4
+
+
+def test_a_file_system_that_never_answers_is_an_error_and_the_process_ends() -> None:
+    program = """
+import threading
+import fsspec
+from fsspec.spec import AbstractFileSystem
+from safetensors_core import RemoteError, read_header
+from safetensors_core.sources import attempts
+
+class Stuck(AbstractFileSystem):
+    def info(self, path, **options):
+        return {"name": path, "size": 100, "type": "file"}
+
+    def cat_file(self, path, start=None, end=None, **options):
+        threading.Event().wait()
+
+fsspec.register_implementation("stuck", Stuck)
+attempts._FIRST_WAIT = 0.001
+try:
+    read_header("stuck://model.safetensors")
+except RemoteError as error:
+    print(error)
+"""
+    environment = {**os.environ, "SAFETENSORS_REMOTE_TIMEOUT": "0.1"}
+    python = [sys.executable, "-c", program]
+    done = subprocess.run(
+        python, check=True, capture_output=True, text=True, timeout=60, env=environment
+    )
+    text = "the storage sent nothing for too long; tried 5 times"
+    assert done.stdout == f"stuck://model.safetensors: {text}\n"
+
+
+def test_errors_of_other_file_systems_show_nothing_secret(loop: LoopFileSystem) -> None:
+    loop.sync_fs.pipe_file("/a", os.urandom(MIB))
+    source = open_source("loop://a")
+    assert source.size == MIB
+    loop.failures = [KeyError("403, url=https://me:secret@example.org/a?sig=secret")]
+    with pytest.raises(RemoteError, match=r"url=https://example\.org/a'") as caught:
+        read(source, 500_000, 100)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

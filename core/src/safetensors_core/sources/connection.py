@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safetensors_core.errors import InvalidInputError
-from safetensors_core.sources.urls import shown
+from safetensors_core.sources.urls import shown, shown_within
 
 __all__ = ["Connection", "is_known"]
 
@@ -103,6 +103,7 @@ class Connection:
             found: tuple[Any, str] = fsspec.core.url_to_fs(self._url, **self._options)
         except (TypeError, ValueError, ImportError, IsADirectoryError) as error:
             raise InvalidInputError(
-                f"{shown(self._url)} cannot be opened with these storage options: {error}"
+                f"{shown(self._url)} cannot be opened with these storage options: "
+                f"{shown_within(str(error))}"
             ) from error
         return found

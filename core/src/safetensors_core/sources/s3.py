@@ -15,7 +15,7 @@ from safetensors_core.sources.stored import translated
 
 __all__ = ["S3Source"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _PIECE = 1024 * 1024  # bytes that are taken from an answer at once
 
 

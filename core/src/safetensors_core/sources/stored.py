@@ -7,11 +7,13 @@ import threading
 import weakref
 from typing import Any
 
+from safetensors_core.background import Workers
 from safetensors_core.errors import FileChangedError, RemoteError, SafetensorError
 from safetensors_core.sources.attempts import Interrupted, stall_timeout
 from safetensors_core.sources.connection import Connection
 from safetensors_core.sources.parts import Part
 from safetensors_core.sources.remote_source import RemoteSource
+from safetensors_core.sources.urls import shown_within
 
 __all__ = ["StoredFile", "translated"]
 
@@ -89,7 +91,7 @@ class StoredFile(RemoteSource):
         if filesystem.async_impl:
             answer = getattr(filesystem, f"_{method}")(path, **given)
         else:
-            answer = asyncio.to_thread(_one_by_one, filesystem, method, path, given)
+            answer = _one_by_one(filesystem, method, path, given)
         wanted = given["end"] - given["start"] if given else 0
         try:
             return await asyncio.wait_for(answer, stall_timeout() + wanted / _SLOWEST)
@@ -97,11 +99,19 @@ class StoredFile(RemoteSource):
             raise translated(error, self.location) from error
 
 
-def _one_by_one(filesystem: Any, method: str, path: str, given: dict[str, int]) -> Any:
+async def _one_by_one(filesystem: Any, method: str, path: str, given: dict[str, int]) -> Any:
+    """Call a method in a thread of its own, in which it may block, and no other one beside it."""
+    import asyncio
+
     with _locks_lock:
         lock = _locks.setdefault(filesystem, threading.Lock())
-    with lock:
-        return getattr(filesystem, method)(path, **given)
+
+    def call(path: str) -> Any:
+        with lock:
+            return getattr(filesystem, method)(path, **given)
+
+    with Workers(call, 1) as workers:
+        return await asyncio.wrap_future(workers.submit(path))
 
 
 def translated(error: Exception, location: str) -> Exception:
@@ -127,11 +137,13 @@ def translated(error: Exception, location: str) -> Exception:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return FileNotFoundError(errno.ENOENT, "there is no such file", location)
     if isinstance(error, PermissionError):
-        text = f"the storage does not let you read it: {error.strerror or error}"
+        text = shown_within(f"the storage does not let you read it: {error.strerror or error}")
         return PermissionError(errno.EACCES, text, location)
     if isinstance(error, IsADirectoryError):
         return IsADirectoryError(errno.EISDIR, "this is a folder", location)
-    text = f"{type(error).__name__}: {error}"
+    text = shown_within(f"{type(error).__name__}: {error}")
+    if isinstance(error, asyncio.TimeoutError):  # most have no text
+        text = "the storage sent nothing for too long"
     # Of what is no OSError, aiohttp's errors are about connections, too.
     broken = isinstance(error, (OSError, asyncio.TimeoutError))
     if broken or type(error).__module__.startswith("aiohttp."):

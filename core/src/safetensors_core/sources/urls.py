@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["shown"]
+__all__ = ["shown", "shown_within"]
 
+_URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]{1,19}://[^\s'\"<>]+")
 # Not within `[::1]`, the address of a host.
 _LINK = re.compile(r"::(?=[A-Za-z][\w+.-]*(?:://|::|$))")
 
@@ -25,6 +26,22 @@ def shown(url: str) -> str:
         'https://example.org:8080/model.safetensors'
     """
     return "::".join(map(_shown, _LINK.split(url)))
+
+
+def shown_within(text: str) -> str:
+    """A text with all URLs in it as errors may show them.
+
+    Args:
+        text: What another library says of an error.
+
+    Returns:
+        The text without what may give access.
+
+    Example:
+        >>> shown_within("404, url='https://example.org/a?X-Amz-Signature=0123'")
+        "404, url='https://example.org/a'"
+    """
+    return _URL.sub(lambda found: shown(found[0]), text)
 
 
 def _shown(url: str) -> str:
