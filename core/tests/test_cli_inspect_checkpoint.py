@@ -129,7 +129,7 @@ def test_hostile_names_in_an_index_are_inert(tmp_path: Path) -> None:
     hostile = ["red\x1b[31m.safetensors", "two\nlines.safetensors", "evil\u202egnp.safetensors"]
     for file in hostile:
         write_file(tmp_path / file, [file])
-    metadata = {"\x1b]0;title\x07": "\x1b[2J", "list": ["\x9b31m"], "total_size": 36}
+    metadata = {"\x1b]0;title\x07": "\x1b[2J", "list": ["\x9b31m", "\ud800"], "total_size": 36}
     write_index(tmp_path, {file: file for file in hostile}, metadata)
     done = run("inspect", tmp_path)
     assert done.returncode == 0

@@ -86,12 +86,15 @@ def write_json(document: object) -> None:
         >>> write_json({"name": "caf\xe9 \x1b[1m"})
         {"name":"caf\u00e9 \u001b[1m"}
     """
+    import json
+
     import msgspec
 
-    text = msgspec.json.encode(document).decode()
+    try:
+        text = msgspec.json.encode(document).decode()
+    except UnicodeEncodeError:  # the metadata of an index may hold lone surrogates
+        text = json.dumps(msgspec.to_builtins(document))
     if not (text.isascii() and text.isprintable()):
-        import json
-
         text = _BEYOND_ASCII.sub(lambda run: json.dumps(run[0])[1:-1], text)
     write(text)
 
