@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from safetensors_core import CheckpointError, InvalidInputError, read_metadata
+from safetensors_core import CheckpointError, InvalidInputError, read_metadata, save
 from safetensors_core.shards.index import INDEX_FILE
 from tests.remote.published import SHARDED, SINGLE, Tensors, write_sharded, write_single
 from tests.remote.servers import RangeServer
@@ -71,6 +72,37 @@ def test_a_folder_in_a_store_is_read_like_one_of_this_machine(tmp_path: Path) ->
         assert list(one.files) == [name.format(1, 3)]
     finally:
         store.rm(place, recursive=True)
+
+
+@pytest.mark.parametrize("cache", ["", "simplecache://::"])
+@pytest.mark.parametrize("place", ["", "folder/"])
+def test_a_folder_in_an_archive_and_its_index_stand_for_its_files(
+    tmp_path: Path, place: str, cache: str
+) -> None:
+    shards, name, _ = SHARDED[NEOX]
+    write_sharded(tmp_path / "model", shards[:2], name)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (tmp_path / "model").iterdir():
+            archive.write(path, place + path.name)
+    for location in (place, place + INDEX_FILE):
+        url = f"zip://{location}::{cache}file://{tmp_path}/a.zip"
+        assert read_metadata(url) == read_metadata(tmp_path / "model")
+
+
+def test_the_files_of_a_whole_store_are_found() -> None:
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pipe_file("/model.safetensors", save({}))
+    try:
+        assert list(read_metadata("memory://").files) == ["model.safetensors"]
+    finally:
+        store.store.clear()
+
+
+@pytest.mark.parametrize("url", ["http://[host/model/", "http://host:port/model/"])
+def test_a_url_that_is_not_valid_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="not valid"):
+        read_metadata(url)
 
 
 def test_a_shard_that_the_server_lacks_is_named(server: RangeServer, tmp_path: Path) -> None:

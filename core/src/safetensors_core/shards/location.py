@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from safetensors_core.errors import (
     CheckpointError,
@@ -30,7 +30,7 @@ from safetensors_core.shards.index import (
 )
 from safetensors_core.sources import remote
 from safetensors_core.sources.local import check_path, is_url
-from safetensors_core.sources.urls import shown
+from safetensors_core.sources.urls import shown, split_path
 
 __all__ = ["Located", "find_checkpoint", "join"]
 
@@ -135,11 +135,10 @@ def join(folder: str, name: str) -> str:
     """
     if not is_url(folder):
         return os.path.join(folder, name)
-    scheme = folder.partition("://")[0]
-    if scheme not in ("http", "https"):  # other URLs are names as they stand
-        return f"{folder.rstrip('/')}/{name}"
-    parts = urlsplit(folder)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+    front, path, behind = split_path(folder)
+    if front.startswith(("http://", "https://")):  # other URLs are names as they stand
+        name = quote(name)
+    return f"{front}{path.rstrip('/')}/{name}{behind}"
 
 
 def _local_folder(folder: str, on_fault: _OnFault) -> Located:
@@ -238,8 +237,8 @@ def _missing_numbers(files: list[str]) -> list[str]:
 
 
 def _remote(url: str, storage_options: Mapping[str, Any] | None, on_fault: _OnFault) -> Located:
-    scheme, _, rest = url.partition("://")
-    path = urlsplit(url).path if scheme in ("http", "https") else rest
+    scheme = url.partition("://")[0]
+    _, path, _ = split_path(url)
     file = Located(shown(url), "", [url])
     if path.endswith(_SUFFIX):
         return file
@@ -285,8 +284,5 @@ def _indexed_remotely(
 
 def _parent(url: str) -> str:
     """The folder of a file; a query goes with it, as it may be what permits to read."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https"):
-        return f"{scheme}://{rest.rpartition('/')[0]}"
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/"))
+    front, path, behind = split_path(url)
+    return front + path.rpartition("/")[0] + behind

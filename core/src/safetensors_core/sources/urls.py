@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["shown", "shown_within"]
+__all__ = ["shown", "shown_within", "split_path"]
 
 _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]{1,19}://[^\s'\"<>]+")
 # Not within `[::1]`, the address of a host.
 _LINK = re.compile(r"::(?=[A-Za-z][\w+.-]*(?:://|::|$))")
+_WEB = re.compile(r"(https?://[^/?#]*)([^?#]*)(.*)", re.DOTALL)
+# These file systems of fsspec have the paths of the one behind them.
+_CACHE = re.compile(r"(?:blockcache|cached|filecache|simplecache)://[^:]*::")
 
 
 def shown(url: str) -> str:
@@ -42,6 +45,32 @@ def shown_within(text: str) -> str:
         "404, url='https://example.org/a'"
     """
     return _URL.sub(lambda found: shown(found[0]), text)
+
+
+def split_path(url: str) -> tuple[str, str, str]:
+    """Cut the path out of a URL.
+
+    Args:
+        url: The URL, or several in a chain: then the path is that of the file in an archive.
+
+    Returns:
+        What is before it, the path, and what is behind it.
+
+    Example:
+        >>> split_path("https://example.org/model/?token=1")
+        ('https://example.org', '/model/', '?token=1')
+        >>> split_path("zip://model::s3://bucket/a.zip")
+        ('zip://', 'model', '::s3://bucket/a.zip')
+    """
+    if web := _WEB.fullmatch(url):
+        front, path, behind = web.groups()
+        return front, path, behind
+    if cache := _CACHE.match(url):
+        front, path, behind = split_path(url[cache.end() :])
+        return cache[0] + front, path, behind
+    scheme, mark, rest = url.partition("://")
+    path, link, behind = rest.partition("::")
+    return scheme + mark, path, link + behind
 
 
 def _shown(url: str) -> str:
