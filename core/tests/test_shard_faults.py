@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -27,6 +28,7 @@ from safetensors_core import (
     CheckpointReason,
     CheckpointWarning,
     Dtype,
+    InvalidInputError,
     NotASafetensorsRepoError,
     load_file,
     read_header,
@@ -177,6 +179,29 @@ def test_a_wrong_total_size_is_warned_of(folder: Path) -> None:
     write_index(folder, WEIGHT_MAP, {"total_size": 7})
     with pytest.warns(CheckpointWarning, match=f"total_size is 7, .* {NBYTES} bytes"):
         assert load_file(folder, RAW) == TENSORS
+
+
+def test_a_wrong_total_size_is_warned_of_once(folder: Path) -> None:
+    write_index(folder, WEIGHT_MAP, {"total_size": 7})
+    with safe_open(folder, RAW) as file, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert file.get_tensors() == file.get_tensors() == TENSORS
+    assert len(warned) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_an_index_that_is_no_file_is_refused_and_not_waited_for(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    os.mkfifo(folder / INDEX)
+    with pytest.raises(InvalidInputError, match=f"{INDEX} is not a regular file"):
+        safe_open(folder, RAW)
+
+
+def test_an_index_that_is_too_long_is_refused_unread(folder: Path) -> None:
+    os.truncate(folder / INDEX, 10**12)
+    with pytest.raises(CheckpointError, match="1,000,000,000,000 bytes") as caught:
+        safe_open(folder, RAW)
+    assert caught.value.reason == "invalid-index"
 
 
 def test_a_sound_checkpoint_causes_no_warning(folder: Path) -> None:

@@ -29,6 +29,7 @@ from safetensors_core.shards.index import (
     raise_fault,
 )
 from safetensors_core.sources import remote
+from safetensors_core.sources.file import open_regular
 from safetensors_core.sources.local import check_path, is_url
 from safetensors_core.sources.urls import shown, split_path
 
@@ -152,9 +153,12 @@ def _local_folder(folder: str, on_fault: _OnFault) -> Located:
 
 def _indexed_locally(location: str, folder: str, name: str, on_fault: _OnFault) -> Located:
     path = os.path.join(folder, name)
-    with open(path, "rb") as file:
-        data = file.read(MAX_HEADER + 1)
-    index = parse_index(_checked_size(data, path), path, on_fault)
+    descriptor, size = open_regular(path)
+    with open(descriptor, "rb") as file:
+        if size > MAX_HEADER:
+            detail = f"the index has {size:,} bytes, and at most {MAX_HEADER:,} are read"
+            raise CheckpointError(CheckpointReason.INVALID_INDEX, detail, path)
+        index = parse_index(file.read(size), path, on_fault)
     files = _below(index)
     missing = [file for file in files if not os.path.exists(os.path.join(folder, file))]
     if missing:
@@ -167,13 +171,6 @@ def _indexed_locally(location: str, folder: str, name: str, on_fault: _OnFault) 
 def _below(index: ShardIndex) -> list[str]:
     """The files of an index that may be read."""
     return [file for file in index.files if not leaves_folder(file)]
-
-
-def _checked_size(data: bytes, path: str) -> bytes:
-    if len(data) > MAX_HEADER:
-        detail = f"the index has more than {MAX_HEADER:,} bytes"
-        raise CheckpointError(CheckpointReason.INVALID_INDEX, detail, path)
-    return data
 
 
 def _inside(folder: str, files: list[str], location: str, on_fault: _OnFault) -> list[str]:

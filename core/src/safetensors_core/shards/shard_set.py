@@ -75,6 +75,7 @@ class ShardSet:
         self._locks = {file: threading.Lock() for file in self.files}
         self._header: Header | None = None
         self._weight_map = None if located.index is None else located.index.weight_map
+        self._size_checked = False
         self._closed = threading.Event()
 
     # Its files mean nothing in another process, nor under a second owner.
@@ -275,12 +276,13 @@ class ShardSet:
 
     def _check_total_size(self) -> None:
         """Compare the size that the index gives with what the files hold."""
-        if self.index is None or self._header is not None:
+        if self.index is None or self._size_checked:
             return
         where = self._located.index_location or self.location
         headers = {file: self.source(file).header for file in self.files}
         for fault in total_size_faults(self.index, where, headers):
             _warn(fault)
+        self._size_checked = True
 
     def _entries(self) -> list[tuple[Header, dict[str, TensorInfo]]]:
         """Every file's header, and the entries in it that belong to the checkpoint."""
