@@ -27,7 +27,6 @@ from safetensors_core.writer import save_stream
 
 __all__ = ["CopiedCheckpoint", "merge_checkpoint", "split_checkpoint"]
 
-_LOCAL_SCHEMES = ("file://", "local://")  # URLs that are paths
 _MOST_NAMED = 10  # keys of metadata in a warning
 
 
@@ -173,7 +172,7 @@ def merge_checkpoint(
         order = original.sorted(original.tensors)
         with CopyStream(original.tensors, order, progress) as stream:
             entries = stream.entries()
-            save_stream(entries, filename, original.metadata, storage_options=storage_options)
+            save_stream(entries, target, original.metadata, storage_options=storage_options)
         nbytes = sum(info.nbytes for _, info in original.tensors.values())
         return CopiedCheckpoint([target], None, len(order), nbytes)
 
@@ -250,20 +249,24 @@ def _warn_of_losses(shards: ShardSet) -> None:
 
 
 def _writable(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> str:
-    """A target as text. A URL that nobody can write to is refused before anything is read."""
+    """A target as path or URL. A URL that nobody can write to is refused before all reading."""
     check_path(target)
-    if is_url(target):
-        connect(os.fsdecode(target), storage_options)
-    return os.fsdecode(target)
+    text = os.fsdecode(target)
+    if not is_url(target):
+        return text
+    scheme, _, path = text.partition("://")
+    if scheme.lower() in {"file", "local"}:
+        return path
+    connect(text, storage_options)
+    return text
 
 
 def _places(folder: str, original: _Original) -> list[str]:
     """Paths or URLs in a folder at which files to read may be."""
-    local = _without_scheme(folder)
-    if is_url(local):
+    if is_url(folder):
         return [join(folder, shown(path).rpartition("/")[2]) for path in original.paths]
     # Under whatever name: a link would be followed.
-    return [join(local, name) for name in _names(local, None)]
+    return [join(folder, name) for name in _names(folder, None)]
 
 
 def _holds_checkpoint(folder: str, storage_options: Mapping[str, Any] | None) -> bool:
@@ -301,7 +304,6 @@ def _already(target: str, what: str) -> FileExistsError:
 
 def _identity(location: str) -> object:
     """What a location is the same as: device and number of a file; None where there is none."""
-    location = _without_scheme(location)
     if is_url(location):
         return shown(location)
     try:
@@ -309,10 +311,3 @@ def _identity(location: str) -> object:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _without_scheme(location: str) -> str:
-    """A path instead of the URL of a local file."""
-    for scheme in _LOCAL_SCHEMES:
-        location = location.removeprefix(scheme)
-    return location
