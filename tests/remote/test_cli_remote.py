@@ -176,6 +176,17 @@ def test_a_server_without_ranges_is_not_to_be_asked_again(served: RangeServer) -
     assert "Try again" not in message
 
 
+def test_only_what_may_be_a_folder_of_a_web_server_is_said_to_end_with_a_slash(
+    served: RangeServer, hub: HubServer
+) -> None:
+    hint = "ends with a slash"
+    assert hint in answer("inspect", served.url("model"), status=2)["message"]
+    for location in (served.url("none.safetensors"), "hf://org/name/none.safetensors"):
+        options = options_of(hub.options) if location.startswith("hf") else []
+        message = answer("inspect", location, *options, status=2)["message"]
+        assert message.endswith("Check the URL")
+
+
 def test_a_repository_without_its_scheme_is_told_apart_from_a_path() -> None:
     message = answer("inspect", "org/name", status=2)["message"]
     assert message.endswith("Check the path; a repository of the Hugging Face Hub is hf://org/name")

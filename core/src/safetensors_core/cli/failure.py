@@ -39,6 +39,7 @@ _REMEDIES = {
     errno.EISDIR: "Name a file in it",
     errno.EBADF: "Check where the output goes",
     errno.EIO: "Check the disk",
+    errno.EMFILE: "Let the process open more files, as `ulimit -n` says",
     errno.ENOMEM: "Try on a machine with more memory",
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space",
@@ -232,10 +233,8 @@ def _(error: OSError) -> str:
     if ". " in message:  # it says itself what to do
         return message
     remedy = _REMEDIES.get(error.errno or 0)
-    if isinstance(error, FileNotFoundError) and "://" in str(error.filename):
-        remedy = "Check the URL; that of a folder on a web server ends with a slash"
-    elif isinstance(error, FileNotFoundError) and _may_be_repository(str(error.filename)):
-        remedy = f"Check the path; a repository of the Hugging Face Hub is hf://{error.filename}"
+    if isinstance(error, FileNotFoundError):
+        remedy = _remedy_of_absence(_path(error, None) or "")
     return _sentence(message, remedy)
 
 
@@ -272,14 +271,20 @@ def _path(error: BaseException, given: str | None) -> str | None:
     return os.fsdecode(named) if isinstance(named, (str, bytes)) else given
 
 
-def _may_be_repository(path: str) -> bool:
-    """Whether this is `org/name`, and no file or folder is meant where one could be."""
-    named_as_file = path.endswith((".safetensors", ".json"))
-    return (
-        not named_as_file
-        and _WORDS.fullmatch(path) is not None
-        and not os.path.lexists(os.path.dirname(path))
-    )
+def _remedy_of_absence(location: str) -> str:
+    """What to do about a file that is not there."""
+    is_file = location.endswith((".safetensors", ".json"))
+    if "://" in location:
+        may_be_folder = location.startswith("http") and not is_file and location[-1] != "/"
+        hint = "; that of a folder on a web server ends with a slash" if may_be_folder else ""
+        return f"Check the URL{hint}"
+    if (
+        _WORDS.fullmatch(location)
+        and not is_file
+        and not os.path.lexists(os.path.dirname(location))
+    ):
+        return f"Check the path; a repository of the Hugging Face Hub is hf://{location}"
+    return "Check the path"
 
 
 def _shown(path: str | None) -> str | None:
