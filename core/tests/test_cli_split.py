@@ -230,7 +230,13 @@ def test_a_file_of_the_source_is_refused_as_a_target(tmp_path: Path) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(folder / SHARDS[1])
     before = contents(tmp_path)
-    for target in [folder / SHARDS[0], folder / INDEX, link, f"FILE://{folder / SHARDS[0]}"]:
+    targets: list[str | Path] = [
+        folder / SHARDS[0],
+        folder / INDEX,
+        link,
+        f"FILE://{folder / SHARDS[0]}",
+    ]
+    for target in targets:
         done = run("merge", folder, target, "--overwrite")
         assert (done.returncode, done.stdout) == (2, "")
         assert "is read from there, and is left as it is" in done.stderr
