@@ -265,7 +265,7 @@ def test_a_server_that_does_not_answer_does_not_keep_a_command_from_being_stoppe
     with subprocess.Popen(
         call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        silent.wait()
+        assert silent.wait(60)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)  # less than all tries take
     assert (process.returncode, output) == (130, "")

@@ -12,7 +12,14 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from core.tests.raw import RawFramework, counting, file_bytes
-from safetensors_core import ByteSource, Dtype, HeaderError, Reason, load_file
+from safetensors_core import (
+    ByteSource,
+    Dtype,
+    HeaderError,
+    InvalidInputError,
+    Reason,
+    load_file,
+)
 from safetensors_core.errors import FileChangedError, RemoteError
 from safetensors_core.plugins import open_source
 from safetensors_core.sources.remote import list_names, read_all
@@ -87,6 +94,12 @@ def test_a_file_is_loaded(bucket: Bucket) -> None:
     header = source.read_header()
     buffer, infos = source.fetch(header.tensors)
     assert RawFramework().from_buffers(buffer, infos, "cpu") == TENSORS
+
+
+@pytest.mark.parametrize("options", [{"endpoint": "http://127.0.0.1"}, "anon"])
+def test_storage_options_that_do_not_fit_are_named(options: Any) -> None:
+    with pytest.raises(InvalidInputError, match="storage.options"):
+        load_file("s3://bucket/model.safetensors", storage_options=options)
 
 
 def test_load_file_takes_storage_options(bucket: Bucket) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -95,6 +96,29 @@ class Workers(Generic[A, T]):
         """
         for future in [self.submit(argument) for argument in arguments]:
             yield future.result()
+
+    def ahead(self, arguments: Iterable[A], count: int) -> Iterator[Future[T]]:
+        """Have the function applied to arguments that need not fit into memory together.
+
+        Args:
+            arguments: The arguments.
+            count: How many results are made before they are asked for, at most.
+
+        Yields:
+            What each result or error is, in the order of the arguments.
+
+        Example:
+            >>> with Workers(len, 2) as workers:
+            ...     [future.result() for future in workers.ahead(["a", "bcd"], count=1)]
+            [1, 3]
+        """
+        waiting: deque[Future[T]] = deque()
+        for argument in arguments:
+            waiting.append(self.submit(argument))
+            if len(waiting) > count:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
 
     def _work(self) -> None:
         while (job := self._waiting.get()) is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from safetensors_core.background import Workers
 from safetensors_core.checkpoint.numbers import CHUNK_ELEMENTS, ValueDifference, compare_values
 from safetensors_core.errors import PluginError
 from safetensors_core.header import MAX_HEADER, TensorInfo
@@ -18,7 +19,12 @@ from safetensors_core.shards.shard_set import ShardSet, open_shards
 from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.urls import shown
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 __all__ = ["Comparison", "TensorDifference", "compare_checkpoints"]
+
+_READERS = 8  # chunks that are read while one is compared: a network answers several at once
 
 
 class TensorDifference(msgspec.Struct, frozen=True):
@@ -147,8 +153,11 @@ def compare_checkpoints(
             for name in first.header.tensors  # in the order of the files
             if name in others
         ]
-        values = _Values(sum(pair.nbytes for pair in pairs), progress)
-        differences = [found for pair in pairs if (found := values.difference(pair)) is not None]
+        with Workers(_read_both, _READERS) as workers:
+            ready = workers.ahead(_chunks(pairs), _READERS)
+            values = _Values(sum(pair.nbytes for pair in pairs), progress, ready)
+            found = [values.difference(pair) for pair in pairs]
+        differences = [difference for difference in found if difference is not None]
         return Comparison(
             a=shown(first.location),
             b=shown(second.location),
@@ -188,53 +197,37 @@ class _Pair(NamedTuple):
     other: TensorInfo
 
     @property
+    def elements(self) -> int:
+        """How many elements of each are compared."""
+        return math.prod(self.info.shape) if self.info.shape == self.other.shape else 0
+
+    @property
     def nbytes(self) -> int:
         """Bytes to read, of both."""
-        same_shape = self.info.shape == self.other.shape
-        return self.info.nbytes + self.other.nbytes if same_shape else 0
+        return self.info.nbytes + self.other.nbytes if self.elements else 0
 
 
-class _Values:
-    """Compares the values of tensors, one pair after the other."""
+class _Chunk(NamedTuple):
+    """Some elements of two tensors."""
 
-    def __init__(self, total: int, progress: Callable[[int, int], object]) -> None:
-        self._done = 0
-        self._total = total
-        self._progress = progress
+    pair: _Pair
+    begin: int
+    elements: int
 
-    def difference(self, pair: _Pair) -> TensorDifference | None:
-        """How two tensors differ; None where they are the same, bit for bit."""
-        info, other = pair.info, pair.other
-        values = reason = None
-        if info.shape == other.shape:
-            try:
-                values = self._values(pair)
-            except PluginError as error:
-                reason = (
-                    f"these values differ, or may differ, and comparing them needs NumPy: {error}"
-                )
-            except OSError as error:
-                reason = f"they cannot be read: {error}"
-            if values is not None and not values.differing and info.dtype is other.dtype:
-                return None
-        dtypes = (info.dtype.value, other.dtype.value)
-        return TensorDifference(pair.name, dtypes, (info.shape, other.shape), values, reason)
 
-    def _values(self, pair: _Pair) -> ValueDifference:
-        found = ValueDifference()
-        dtype, other = pair.info.dtype, pair.other.dtype
-        elements = math.prod(pair.info.shape)
-        for begin in range(0, elements, CHUNK_ELEMENTS):
-            count = min(CHUNK_ELEMENTS, elements - begin)
-            a = _read(pair.source, pair.info, begin, count)
-            b = _read(pair.other_source, pair.other, begin, count)
-            if dtype is other and a == b:
-                found += ValueDifference(count)
-            else:
-                found += compare_values(get_framework("numpy"), (dtype, a), (other, b), count)
-            self._done += len(a) + len(b)
-            self._progress(self._done, self._total)
-        return found
+def _chunks(pairs: Iterable[_Pair]) -> Iterator[_Chunk]:
+    """What is read and compared at a time, of tensors that have one shape."""
+    for pair in pairs:
+        for begin in range(0, pair.elements, CHUNK_ELEMENTS):
+            yield _Chunk(pair, begin, min(CHUNK_ELEMENTS, pair.elements - begin))
+
+
+def _read_both(chunk: _Chunk) -> tuple[bytearray, bytearray]:
+    pair, begin, count = chunk
+    return (
+        _read(pair.source, pair.info, begin, count),
+        _read(pair.other_source, pair.other, begin, count),
+    )
 
 
 def _read(source: ByteSource, info: TensorInfo, begin: int, count: int) -> bytearray:
@@ -243,3 +236,58 @@ def _read(source: ByteSource, info: TensorInfo, begin: int, count: int) -> bytea
     start = source.header.data_start + info.data_offsets[0]
     source.read_into(start + info.dtype.nbytes(begin), memoryview(data))
     return data
+
+
+class _Values:
+    """Compares the values of tensors, one pair after the other, as they are read."""
+
+    def __init__(
+        self,
+        total: int,
+        progress: Callable[[int, int], object],
+        ready: Iterator[Future[tuple[bytearray, bytearray]]],
+    ) -> None:
+        self._done = 0
+        self._total = total
+        self._progress = progress
+        self._ready = ready
+
+    def difference(self, pair: _Pair) -> TensorDifference | None:
+        """How two tensors differ; None where they are the same, bit for bit."""
+        info, other = pair.info, pair.other
+        values = reason = None
+        if info.shape == other.shape:
+            values, fault = self._values(pair)
+            if isinstance(fault, PluginError):
+                reason = (
+                    f"these values differ, or may differ, and comparing them needs NumPy: {fault}"
+                )
+            elif fault is not None:
+                reason = f"they cannot be read: {fault}"
+            elif values is not None and not values.differing and info.dtype is other.dtype:
+                return None
+        dtypes = (info.dtype.value, other.dtype.value)
+        return TensorDifference(pair.name, dtypes, (info.shape, other.shape), values, reason)
+
+    def _values(self, pair: _Pair) -> tuple[ValueDifference | None, OSError | PluginError | None]:
+        """By how much two tensors differ, or why that is not known."""
+        found = ValueDifference()
+        fault: OSError | PluginError | None = None
+        for chunk in _chunks([pair]):
+            ready = next(self._ready)
+            if fault is not None:
+                continue  # what was read of the rest is passed over
+            try:
+                a, b = ready.result()
+                found += self._compared(chunk, a, b)
+            except (OSError, PluginError) as error:
+                fault = error
+        return (found, None) if fault is None else (None, fault)
+
+    def _compared(self, chunk: _Chunk, a: bytearray, b: bytearray) -> ValueDifference:
+        dtype, other = chunk.pair.info.dtype, chunk.pair.other.dtype
+        self._done += len(a) + len(b)
+        self._progress(self._done, self._total)
+        if dtype is other and a == b:
+            return ValueDifference(chunk.elements)
+        return compare_values(get_framework("numpy"), (dtype, a), (other, b), chunk.elements)

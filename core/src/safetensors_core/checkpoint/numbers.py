@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_ELEMENTS", "ValueDifference", "compare_values"]
 
 #: Elements that are compared at a time: whole bytes of every dtype.
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 19
 
 
 class ValueDifference(msgspec.Struct, frozen=True):

@@ -76,6 +76,10 @@ class Connection:
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         if not is_known(url):
             raise InvalidInputError(f"no file system is known for {shown(url)}")
+        if not isinstance(storage_options, Mapping):
+            raise InvalidInputError(
+                f"storage_options must be a mapping, got {type(storage_options).__name__}"
+            )
         self._url = url
         self._options = dict(storage_options)
         self._process = os.getpid()

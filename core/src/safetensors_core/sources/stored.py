@@ -8,7 +8,12 @@ import weakref
 from typing import Any
 
 from safetensors_core.background import Workers
-from safetensors_core.errors import FileChangedError, RemoteError, SafetensorError
+from safetensors_core.errors import (
+    FileChangedError,
+    InvalidInputError,
+    RemoteError,
+    SafetensorError,
+)
 from safetensors_core.sources.attempts import Interrupted, stall_timeout
 from safetensors_core.sources.connection import Connection
 from safetensors_core.sources.parts import Part
@@ -132,20 +137,23 @@ def translated(error: Exception, location: str) -> Exception:
     """
     import asyncio
 
-    if isinstance(error, SafetensorError):
-        return error
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return FileNotFoundError(errno.ENOENT, "there is no such file", location)
-    if isinstance(error, PermissionError):
-        text = shown_within(f"the storage does not let you read it: {error.strerror or error}")
-        return PermissionError(errno.EACCES, text, location)
-    if isinstance(error, IsADirectoryError):
-        return IsADirectoryError(errno.EISDIR, "this is a folder", location)
     text = shown_within(f"{type(error).__name__}: {error}")
-    if isinstance(error, asyncio.TimeoutError):  # most have no text
-        text = "the storage sent nothing for too long"
-    # Of what is no OSError, aiohttp's errors are about connections, too.
-    broken = isinstance(error, (OSError, asyncio.TimeoutError))
-    if broken or type(error).__module__.startswith("aiohttp."):
-        return Interrupted(text)
-    return RemoteError(text, location)
+    result: Exception = RemoteError(text, location)
+    if isinstance(error, SafetensorError):
+        result = error
+    elif isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        result = FileNotFoundError(errno.ENOENT, "there is no such file", location)
+    elif isinstance(error, PermissionError):
+        text = shown_within(f"the storage does not let you read it: {error.strerror or error}")
+        result = PermissionError(errno.EACCES, text, location)
+    elif isinstance(error, IsADirectoryError):
+        result = IsADirectoryError(errno.EISDIR, "this is a folder", location)
+    elif isinstance(error, TypeError):  # some look at their settings when they connect
+        text = f"{location} cannot be opened with these storage options: {text}"
+        result = InvalidInputError(text)
+    elif isinstance(error, asyncio.TimeoutError):  # most have no text
+        result = Interrupted("the storage sent nothing for too long")
+    elif isinstance(error, OSError) or type(error).__module__.startswith("aiohttp."):
+        # Of what is no OSError, aiohttp's errors are about connections, too.
+        result = Interrupted(text)
+    return result
