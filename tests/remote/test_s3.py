@@ -98,7 +98,7 @@ def test_a_file_is_loaded(bucket: Bucket) -> None:
 
 @pytest.mark.parametrize("options", [{"endpoint": "http://127.0.0.1"}, "anon"])
 def test_storage_options_that_do_not_fit_are_named(options: Any) -> None:
-    with pytest.raises(InvalidInputError, match="storage.options"):
+    with pytest.raises(InvalidInputError, match=r"storage.options"):
         load_file("s3://bucket/model.safetensors", storage_options=options)
 
 
