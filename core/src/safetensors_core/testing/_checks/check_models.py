@@ -87,7 +87,8 @@ def test_some_of_many_tensors_are_loaded_in_the_order_that_was_asked_for(
     path = tmp_path / "model.safetensors"
     path.write_bytes(file_of(model))
     with safe_open(path, framework, framework.devices()[0], backend=backend) as file:
-        for names in (file.keys()[::3], file.offset_keys()[1::-2], sorted(model)[::-7]):
+        orders = (file.keys()[::3], file.offset_keys()[1::-2], sorted(model)[::-7])
+        for names in filter(None, orders):  # a plugin that declares no dtype has no names
             source, _ = file.locate(names[0])
             infos = {name: file.header.tensors[name] for name in names}
             tensors = framework.load(source, infos, framework.devices()[0])
