@@ -8,13 +8,12 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from tests.remote.servers import Request
+from tests.remote.servers import QuietHandler, QuietServer, Request
 
 if TYPE_CHECKING:
     import pytest
@@ -117,31 +116,20 @@ class HubServer:
         return sum(request.sent for request in self.requests)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+class _Server(QuietServer):
     owner: HubServer
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves early is nothing to report."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Server
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Requests are remembered, not printed."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # so http.server calls it
         self._serve()
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802  # so http.server calls it
         self._serve()
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802  # so http.server calls it
         self._serve(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
     def _serve(self, body: bytes = b"") -> None:

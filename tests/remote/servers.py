@@ -62,6 +62,27 @@ def redirect(url: str, status: int = 302) -> Fault:
     return Fault("status", status, {"Location": url})
 
 
+class QuietServer(ThreadingHTTPServer):
+    """A server whose clients may leave at any time."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves early is nothing to report."""
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """Connections that are kept, and requests that are not printed."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Requests are remembered, not printed."""
+
+
 class RangeServer:
     """Serves a folder over HTTP/1.1, in ranges, and remembers every request.
 
@@ -136,23 +157,12 @@ class RangeServer:
         self.fault = next_fault
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+class _Server(QuietServer):
     owner: RangeServer
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves early is nothing to report."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Server
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Requests are remembered, not printed."""
 
     def do_GET(self) -> None:
         self._serve(with_body=True)

@@ -55,6 +55,15 @@ class Workers(Generic[A, T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what has not begun, and leave what runs alone.
+
+        Example:
+            >>> workers = Workers(len, 2)
+            >>> workers.close()
+        """
         with contextlib.suppress(Empty):  # the threads may take the last one first
             while job := self._waiting.get_nowait():
                 job[0].cancel()

@@ -58,7 +58,7 @@ class ReadAhead:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._workers.__exit__(kind, error, traceback)
+        self._workers.close()
         self._futures.clear()
 
     def __iter__(self) -> Iterator[Part]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors_core.entries import Entry, collect_entries, describe_entries, prepare_file
 from safetensors_core.remote_writing import RemoteFile
 from safetensors_core.replacement import ReplacementFile
-from safetensors_core.sources.local import check_path, is_url
+from safetensors_core.sources.local import check_path, is_url, without_scheme
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -192,9 +192,7 @@ def _write_file(
 def _output(
     filename: str | os.PathLike[str], fsync: bool, storage_options: Mapping[str, Any] | None
 ) -> ReplacementFile | RemoteFile:
-    if not is_url(filename):
-        return ReplacementFile(filename, fsync=fsync)
-    scheme, _, path = os.fspath(filename).partition("://")
-    if scheme.lower() in {"file", "local"}:
-        return ReplacementFile(path, fsync=fsync)
-    return RemoteFile(os.fspath(filename), storage_options)
+    place = without_scheme(filename)
+    if is_url(place):
+        return RemoteFile(os.fspath(place), storage_options)
+    return ReplacementFile(place, fsync=fsync)

@@ -78,7 +78,7 @@ class CopyStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._workers.__exit__(kind, error, traceback)
+        self._workers.close()
         self._read.clear()
 
     def entries(self) -> Iterable[tuple[str, TensorSpec, Callable[[], Iterator[memoryview]]]]:

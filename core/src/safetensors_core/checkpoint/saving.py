@@ -11,7 +11,7 @@ from safetensors_core.checkpoint.remote_folder import RemoteFolder
 from safetensors_core.checkpoint.shard_plan import FilePattern, plan_shards
 from safetensors_core.entries import Entry, collect_entries, describe_entries, prepare_file
 from safetensors_core.shards.index import ShardIndex, encode_index
-from safetensors_core.sources.local import check_path, is_url
+from safetensors_core.sources.local import check_path, is_url, without_scheme
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -163,10 +163,7 @@ def _opened(
     fsync: bool,
     storage_options: Mapping[str, Any] | None,
 ) -> LocalFolder | RemoteFolder:
-    if is_url(folder):
-        url = os.fspath(folder)
-        scheme, _, path = url.partition("://")
-        if scheme.lower() not in {"file", "local"}:
-            return RemoteFolder(url, pattern.single, pattern.index, storage_options)
-        folder = path
-    return LocalFolder(folder, pattern.single, pattern.index, fsync=fsync)
+    place = without_scheme(folder)
+    if is_url(place):
+        return RemoteFolder(os.fspath(place), pattern.single, pattern.index, storage_options)
+    return LocalFolder(place, pattern.single, pattern.index, fsync=fsync)

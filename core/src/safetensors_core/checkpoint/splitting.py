@@ -21,7 +21,7 @@ from safetensors_core.shards.index import INDEX_SUFFIX
 from safetensors_core.shards.location import Located, find_checkpoint, join
 from safetensors_core.shards.shard_set import ShardSet
 from safetensors_core.sources import ByteSource, remote
-from safetensors_core.sources.local import check_path, is_url
+from safetensors_core.sources.local import check_path, is_url, without_scheme
 from safetensors_core.sources.urls import shown
 from safetensors_core.writer import save_stream
 
@@ -251,14 +251,10 @@ def _warn_of_losses(shards: ShardSet) -> None:
 def _writable(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> str:
     """A target as path or URL. A URL that nobody can write to is refused before all reading."""
     check_path(target)
-    text = os.fsdecode(target)
-    if not is_url(target):
-        return text
-    scheme, _, path = text.partition("://")
-    if scheme.lower() in {"file", "local"}:
-        return path
-    connect(text, storage_options)
-    return text
+    place = os.fsdecode(without_scheme(target))
+    if is_url(place):
+        connect(place, storage_options)
+    return place
 
 
 def _places(folder: str, original: _Original) -> list[str]:

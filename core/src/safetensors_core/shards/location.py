@@ -30,7 +30,7 @@ from safetensors_core.shards.index import (
 )
 from safetensors_core.sources import remote
 from safetensors_core.sources.file import open_regular
-from safetensors_core.sources.local import check_path, is_url
+from safetensors_core.sources.local import check_path, is_url, without_scheme
 from safetensors_core.sources.urls import shown, split_path
 
 __all__ = ["Located", "find_checkpoint", "join"]
@@ -105,13 +105,10 @@ def find_checkpoint(
         ['model.safetensors']
     """
     check_path(location)
-    text = os.fsdecode(location)
-    if is_url(location):
+    text = os.fsdecode(without_scheme(location))
+    if is_url(text):
         scheme, _, path = text.partition("://")
-        scheme = scheme.lower()
-        if scheme not in ("file", "local"):
-            return _remote(f"{scheme}://{path}", storage_options, on_fault)
-        text = path
+        return _remote(f"{scheme.lower()}://{path}", storage_options, on_fault)
     if os.path.isdir(text):
         return _local_folder(text, on_fault)
     if text.endswith(".json"):

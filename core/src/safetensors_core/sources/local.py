@@ -12,7 +12,7 @@ from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.file import FileSource
 from safetensors_core.sources.mapped import MappedSource
 
-__all__ = ["check_path", "is_network_file", "is_url", "safetensors_open_source"]
+__all__ = ["check_path", "is_network_file", "is_url", "safetensors_open_source", "without_scheme"]
 
 _BACKENDS = {"mmap": MappedSource, "pread": FileSource}
 
@@ -44,6 +44,7 @@ def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> B
         >>> safetensors_open_source("https://example.org/model.safetensors", "auto") is None
         True
     """
+    location = without_scheme(location)
     if is_url(location):
         return None
     if backend == "auto":
@@ -98,6 +99,26 @@ def is_url(location: str | os.PathLike[str]) -> bool:
         (True, False)
     """
     return isinstance(location, str) and _URL.match(location) is not None
+
+
+def without_scheme(location: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """A location on this machine as a path.
+
+    Args:
+        location: What a user gave.
+
+    Returns:
+        The path of a ``file://`` URL; anything else as it is.
+
+    Example:
+        >>> without_scheme("file:///tmp/a.safetensors"), without_scheme("s3://bucket/a")
+        ('/tmp/a.safetensors', 's3://bucket/a')
+    """
+    if isinstance(location, str) and is_url(location):
+        scheme, _, path = location.partition("://")
+        if scheme.lower() in {"file", "local"}:
+            return path
+    return location
 
 
 def is_network_file(path: str | os.PathLike[str] | int) -> bool:

@@ -40,12 +40,9 @@ def safetensors_open_source(
         >>> safetensors_open_source("model.safetensors", "auto", {}) is None
         True
     """
-    if not isinstance(location, str) or not local.is_url(location):
+    if not isinstance(location, str) or not local.is_url(local.without_scheme(location)):
         return None
-    scheme, _, rest = location.partition("://")
-    scheme = scheme.lower()
-    if scheme in {"file", "local"}:
-        return local.safetensors_open_source(rest, backend)
+    scheme = location.partition("://")[0].lower()
     if scheme != "hf" and not is_known(location):
         return None
     if backend not in ["auto", "pread"]:
