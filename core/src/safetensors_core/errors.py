@@ -12,6 +12,8 @@ SafetensorError
 ├── StateDictError            a file and a model do not match    (also a RuntimeError)
 ├── CheckpointError           the files of a checkpoint do not fit together; `reason` says why
 │   └── NotASafetensorsRepoError  there are no safetensors files where a checkpoint should be
+├── ConversionError           a foreign checkpoint cannot be converted
+│   └── UnsafeCheckpointError     it would do harm: nothing of it was run or written
 ├── RemoteError               a remote file cannot be read or written   (also an OSError)
 │   └── FileChangedError      it changed while it was read
 └── PluginError               a plugin cannot be used
@@ -36,6 +38,7 @@ __all__ = [
     "CheckpointReason",
     "CheckpointWarning",
     "ClosedFileError",
+    "ConversionError",
     "FileChangedError",
     "FrameworkNotFoundError",
     "HeaderError",
@@ -49,6 +52,7 @@ __all__ = [
     "SliceError",
     "StateDictError",
     "TensorNotFoundError",
+    "UnsafeCheckpointError",
     "UnsupportedDtypeError",
 ]
 
@@ -323,6 +327,36 @@ class CheckpointWarning(UserWarning):
     Example:
         >>> issubclass(CheckpointWarning, UserWarning)
         True
+    """
+
+
+class ConversionError(SafetensorError):
+    """A foreign checkpoint cannot be converted.
+
+    Attributes:
+        detail: What was found, and what to do.
+        location: The file or folder.
+
+    Example:
+        >>> print(ConversionError("this is no checkpoint that an installed plugin reads", "a.bin"))
+        a.bin: this is no checkpoint that an installed plugin reads
+    """
+
+    def __init__(self, detail: str, location: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.location = location
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.detail}"
+
+
+class UnsafeCheckpointError(ConversionError):
+    """A foreign checkpoint asks for what weights do not need. Nothing of it was run or written.
+
+    Example:
+        >>> print(UnsafeCheckpointError("its pickle asks for 'os.system'", "a.bin"))
+        a.bin: its pickle asks for 'os.system'
     """
 
 

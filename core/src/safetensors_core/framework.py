@@ -10,7 +10,7 @@ import msgspec
 
 from safetensors_core import collector
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import UnsupportedDtypeError
+from safetensors_core.errors import InvalidInputError, UnsupportedDtypeError
 from safetensors_core.header import TensorInfo
 from safetensors_core.selection import select
 
@@ -214,6 +214,42 @@ class Framework(ABC):
             has no views or cannot tell.
         """
         return None
+
+    def cast(self, tensor: Any, dtype: Dtype) -> Any:
+        """A tensor with its elements converted to another dtype, by the framework's own kernels.
+
+        Asked for by conversions of files only, for floating-point tensors on the host. The
+        default refuses.
+
+        Args:
+            tensor: A tensor of this framework.
+            dtype: One of `dtypes`.
+
+        Returns:
+            A tensor of the same shape, rounded as the framework rounds.
+
+        Raises:
+            InvalidInputError: The framework cannot.
+        """
+        raise InvalidInputError(f"the plugin of {self.name} does not convert dtypes")
+
+    def permute(self, tensor: Any, axes: tuple[int, ...]) -> Any:
+        """A tensor with its dimensions in another order, as `numpy.transpose` has it.
+
+        Asked for by conversions between layouts only, for tensors on the host. The default
+        refuses.
+
+        Args:
+            tensor: A tensor of this framework.
+            axes: For each dimension of the result, the one of the tensor that it is.
+
+        Returns:
+            A tensor that holds the same elements; a view where the framework has views.
+
+        Raises:
+            InvalidInputError: The framework cannot.
+        """
+        raise InvalidInputError(f"the plugin of {self.name} does not permute dimensions")
 
     def devices(self) -> tuple[Any, ...]:
         """Devices that can be used here and now, the host first.

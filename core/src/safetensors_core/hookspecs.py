@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from safetensors_core.convert.foreign import ForeignCheckpoint
     from safetensors_core.framework import Framework
     from safetensors_core.sources.base import ByteSource
 
@@ -70,15 +71,24 @@ def safetensors_open_source(
 
 @hookspec(firstresult=True)
 def safetensors_read_checkpoint(
-    path: str | os.PathLike[str],
-) -> Iterator[tuple[str, Any]] | None:
+    path: str | os.PathLike[str], optimizer: bool
+) -> ForeignCheckpoint | Iterator[tuple[str, Any]] | None:
     """Read a foreign checkpoint of the framework, without running code from it.
 
+    Tell formats by their first bytes where they have any: names of files lie. Import the framework
+    only once the format is known to be the plugin's.
+
     Args:
-        path: The file or folder.
+        path: The file or folder; of a checkpoint of many files, one of them.
+        optimizer: Whether the state of an optimizer is wanted, too. A hook may leave this out.
 
     Returns:
-        Names and tensors one by one, or None if the format is not the plugin's.
+        None if the format is not the plugin's. A `ForeignCheckpoint`, which can give its tensors
+        in any order; or names and tensors one by one, of which a whole file is then held.
+
+    Raises:
+        UnsafeCheckpointError: Reading it would run code, or leave its folder.
+        ConversionError: It is damaged, or holds what cannot be converted.
 
     Example:
         >>> @hookimpl

@@ -1,0 +1,15 @@
+"""Foreign checkpoints converted to safetensors, safely: `convert_file`, and what readers need."""
+
+from __future__ import annotations
+
+from safetensors_core.convert.archives import open_archive
+from safetensors_core.convert.foreign import ForeignCheckpoint, StoredTensor
+from safetensors_core.convert.pickles import load_pickle, refused_global
+
+__all__ = [
+    "ForeignCheckpoint",
+    "StoredTensor",
+    "load_pickle",
+    "open_archive",
+    "refused_global",
+]
