@@ -118,6 +118,19 @@ class JaxFramework(HostFramework):
         with exact(_CODES[array.dtype] in WIDE):
             return placement.put({"": array}, device)[""]
 
+    def cast(self, tensor: jax.Array, dtype: Dtype) -> jax.Array:
+        """An array of another floating-point type; nothing is narrowed on the way there."""
+        target = _DTYPES.get(dtype)
+        if target is None or not _floating(target) or not _floating(tensor.dtype):
+            raise InvalidInputError(f"JAX does not convert {tensor.dtype} to {dtype} on saving")
+        with exact(dtype in WIDE or tensor.dtype.itemsize == 8):
+            return jax.lax.convert_element_type(tensor, target)
+
+    def permute(self, tensor: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+        """An array with its dimensions in another order; a copy, for JAX has no views."""
+        with exact(tensor.dtype.itemsize == 8):
+            return jnp.transpose(tensor, axes)
+
     def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
         """Refuse what JAX lacks, and say what it has but does not compute with."""
         super().check_dtypes(infos)
@@ -190,6 +203,10 @@ class JaxFramework(HostFramework):
                 for name, info in group.items():
                     check_sharding(name, info.shape, target.sharding)
         return assigned
+
+
+def _floating(dtype: np.dtype[Any]) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _wide(infos: Mapping[str, TensorInfo]) -> list[str]:
