@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from safetensors_core import Framework, PluginError, hookimpl
 
+if TYPE_CHECKING:
+    from safetensors_core.convert import ForeignCheckpoint
+
 api_version = 1
 native_package = "paddle"
+
+_SUFFIXES = (".pdparams", ".pdopt", ".pdiparams")
+_BINARY = bytes(16)  # versions and a level of detail, all of them zero
+_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle in a file of torch.save
+_OLD_PICKLES = (b"(", b"]", b"c", b"}")  # those of protocols 0 and 1 that are not a bare value
 
 
 @hookimpl
@@ -22,3 +32,25 @@ def safetensors_framework() -> Framework:
     from safetensors_paddle.framework import PaddleFramework
 
     return PaddleFramework()
+
+
+@hookimpl
+def safetensors_read_checkpoint(
+    path: str | os.PathLike[str], optimizer: bool
+) -> ForeignCheckpoint | None:
+    """A file of `paddle.save`; Paddle is not imported."""
+    # A pickle does not say whose it is, so here the name has to.
+    if not os.fsdecode(path).lower().endswith(_SUFFIXES) or not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head == _BINARY:
+        from safetensors_paddle.checkpoints import read_binary
+
+        return read_binary(path)
+    is_pickle = head[:1] == b"\x80" and b"\x02" <= head[1:2] <= b"\x05"
+    if head.startswith(_TORCH) or not (is_pickle or head.startswith(_OLD_PICKLES)):
+        return None
+    from safetensors_paddle.checkpoints import read_pickle
+
+    return read_pickle(path, optimizer)
