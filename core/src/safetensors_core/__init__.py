@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from safetensors_core.checkpoint.saving import save_checkpoint
     from safetensors_core.checkpoint.splitting import merge_checkpoint, split_checkpoint
     from safetensors_core.checkpoint.verification import verify_checkpoint
+    from safetensors_core.convert.conversion import convert_file
     from safetensors_core.dtypes import Dtype
     from safetensors_core.errors import (
         CheckpointError,
@@ -59,6 +60,7 @@ _MODULES = {
     "checkpoint.saving": ["save_checkpoint"],
     "checkpoint.splitting": ["merge_checkpoint", "split_checkpoint"],
     "checkpoint.verification": ["verify_checkpoint"],
+    "convert.conversion": ["convert_file"],
     "dtypes": ["Dtype"],
     "errors": [
         "CheckpointError",
@@ -129,6 +131,7 @@ __all__ = [
     "UnsupportedDtypeError",
     "__version__",
     "compare_checkpoints",
+    "convert_file",
     "exchange",
     "get_framework",
     "hookimpl",

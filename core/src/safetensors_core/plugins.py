@@ -26,7 +26,14 @@ from safetensors_core.sources.urls import shown
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
-__all__ = ["PluginInfo", "get_framework", "list_plugins", "open_source", "register_framework"]
+__all__ = [
+    "PluginInfo",
+    "get_framework",
+    "list_plugins",
+    "open_source",
+    "read_checkpoint",
+    "register_framework",
+]
 
 manager.register(local)
 manager.register(remote)
@@ -223,27 +230,61 @@ def open_source(
     return source
 
 
+def read_checkpoint(path: str | os.PathLike[str], *, optimizer: bool) -> Iterable[Any] | None:
+    """Let the first plugin that knows a foreign checkpoint read it.
+
+    Args:
+        path: The file or folder.
+        optimizer: Whether the state of an optimizer is wanted, too.
+
+    Returns:
+        What the plugin answers, a `ForeignCheckpoint` or pairs of names and tensors; None if no
+        installed plugin reads it.
+
+    Raises:
+        UnsafeCheckpointError: Reading it would do harm.
+        ConversionError: It is damaged, or holds what cannot be converted.
+        OSError: It cannot be read.
+
+    Example:
+        >>> read_checkpoint(model_path, optimizer=False) is None
+        True
+    """
+    for info in list_plugins():
+        _ = info.status  # a plugin is asked from then on
+    given = {"path": path, "optimizer": optimizer}
+    answer: Iterable[Any] | None = _ask("safetensors_read_checkpoint", given, path, Iterable)
+    return answer
+
+
 def _ask_plugins(given: Mapping[str, Any]) -> ByteSource | None:
+    hook = "safetensors_open_source"
+    source: ByteSource | None = _ask(hook, given, given["location"], ByteSource)
+    return source
+
+
+def _ask(hook: str, given: Mapping[str, Any], location: str | os.PathLike[str], kind: type) -> Any:
     """The first answer of the plugins that are in use; one that fails is passed over."""
     # pluggy lists hooks in the reverse order of their calls, and would stop at a broken one.
-    for hook in reversed(manager.hook.safetensors_open_source.get_hookimpls()):
+    for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
         try:
-            source = hook.function(*(given[name] for name in hook.argnames))
+            answer = implementation.function(*(given[name] for name in implementation.argnames))
         except (OSError, SafetensorError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin may fail in any way
             fault = f"{type(error).__name__}: {error}"
         else:
-            if source is None:
+            if answer is None:
                 continue
-            if isinstance(source, ByteSource):
-                return source
-            fault = f"it answered {type(source).__name__} instead of a ByteSource"
-        asked = shown(os.fsdecode(given["location"]))
+            if isinstance(answer, kind):
+                return answer
+            article = "an" if kind.__name__[0] in "AEIOU" else "a"
+            fault = f"it answered {type(answer).__name__} instead of {article} {kind.__name__}"
+        asked = shown(os.fsdecode(location))
         warnings.warn(
-            f"plugin {hook.plugin_name} was asked for {asked!r} and is broken: {fault}",
+            f"plugin {implementation.plugin_name} was asked for {asked!r} and is broken: {fault}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return None
 

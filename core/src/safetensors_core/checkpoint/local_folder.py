@@ -130,6 +130,31 @@ class LocalFolder:
             part.settle(existing, fsync=self._fsync)
             part.close()
 
+    def adopt(self, name: str, path: str) -> None:
+        """Take in a file that is written and on disk already; it gets its name later.
+
+        Args:
+            name: Its name in the folder.
+            path: Where it is, on the same file system. It is moved.
+
+        Raises:
+            OSError: The file system refuses.
+
+        Example:
+            >>> _ = (tmp_path / "written").write_bytes(b"abc")
+            >>> with LocalFolder(tmp_path / "m", "a", "a.json", fsync=False) as target:
+            ...     target.adopt("a", str(tmp_path / "written"))
+            ...     target.replace("a")
+            >>> (tmp_path / "m" / "a").read_bytes()
+            b'abc'
+        """
+        with self.new_file(name):
+            pass  # with the mode of the file whose place it takes
+        part = self._parts[name]
+        with naming(os.path.join(self.path, name)):
+            os.chmod(path, stat.S_IMODE(os.stat(part.path).st_mode))
+            os.rename(path, part.path)
+
     def replace(self, last: str) -> None:
         """Let the files take their places, and remove those of the old checkpoint.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from safetensors_core.convert.archives import open_archive
+from safetensors_core.convert.conversion import Conversion, ConvertedFile, convert_file
 from safetensors_core.convert.foreign import ForeignCheckpoint, StoredTensor
 from safetensors_core.convert.pickles import load_pickle, refused_global
 
 __all__ = [
+    "Conversion",
+    "ConvertedFile",
     "ForeignCheckpoint",
     "StoredTensor",
+    "convert_file",
     "load_pickle",
     "open_archive",
     "refused_global",

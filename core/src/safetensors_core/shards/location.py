@@ -33,7 +33,7 @@ from safetensors_core.sources.file import open_regular
 from safetensors_core.sources.local import check_path, is_url, without_scheme
 from safetensors_core.sources.urls import shown, split_path
 
-__all__ = ["Located", "find_checkpoint", "join"]
+__all__ = ["Located", "check_inside", "find_checkpoint", "join"]
 
 _OnFault = Callable[[CheckpointError], object]
 
@@ -168,6 +168,25 @@ def _indexed_locally(location: str, folder: str, name: str, on_fault: _OnFault) 
 def _below(index: ShardIndex) -> list[str]:
     """The files of an index that may be read."""
     return [file for file in index.files if not leaves_folder(file)]
+
+
+def check_inside(folder: str, files: list[str], location: str) -> None:
+    """Refuse files that a symbolic link moves out of their folder.
+
+    Links of the cache of Hugging Face into its own store are allowed.
+
+    Args:
+        folder: Path of the folder.
+        files: Names of files in it.
+        location: The folder or the index, as errors show it.
+
+    Raises:
+        CheckpointError: One leads out; the error names it.
+
+    Example:
+        >>> check_inside(str(model_path.parent), [model_path.name], "model")
+    """
+    _inside(folder, files, location, raise_fault)
 
 
 def _inside(folder: str, files: list[str], location: str, on_fault: _OnFault) -> list[str]:

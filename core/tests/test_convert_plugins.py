@@ -1,0 +1,73 @@
+"""What a plugin may answer to a conversion, and what its faults do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.tests.raw import counting
+from core.tests.toy_checkpoints import ToyPlugin, loaded, registered, write_toy
+from safetensors_core import (
+    ConversionError,
+    Dtype,
+    FrameworkNotFoundError,
+    convert_file,
+    hookimpl,
+)
+
+TENSORS = {"a": counting(Dtype.F32, 4, 5), "b": counting(Dtype.I64, 3)}
+
+
+class Simple:
+    """A plugin that gives names and tensors one by one, or fails."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    @hookimpl
+    def safetensors_read_checkpoint(self, path: str) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer() if callable(self.answer) else self.answer
+
+
+@pytest.fixture
+def simple() -> Iterator[Simple]:
+    with registered(ToyPlugin()), registered(Simple(None), "simple") as plugin:
+        yield plugin
+
+
+def test_a_plugin_may_give_names_and_tensors_one_by_one(tmp_path: Path, simple: Simple) -> None:
+    tensors = {name: t for name, t in TENSORS.items() if t.dtype is not Dtype.BF16}
+    simple.answer = lambda: iter(tensors.items())
+    (tmp_path / "m.any").touch()
+    convert_file(tmp_path / "m.any", tmp_path / "out", shard_size=80)
+    assert loaded(tmp_path / "out") == TENSORS
+
+
+def test_a_plugin_that_fails_harms_no_other_format(tmp_path: Path, simple: Simple) -> None:
+    source = write_toy(tmp_path / "m.toy", TENSORS)
+    simple.answer = RuntimeError("broken")
+    with pytest.warns(RuntimeWarning, match="plugin simple was asked for .* and is broken"):
+        convert_file(source, tmp_path / "out")
+    assert loaded(tmp_path / "out") == TENSORS
+
+
+@pytest.mark.parametrize("answer", [[1, 2], [("a", "b", "c")]])
+def test_a_plugin_that_gives_no_pairs_is_said_to(
+    tmp_path: Path, simple: Simple, answer: Any
+) -> None:
+    simple.answer = answer
+    (tmp_path / "m.any").touch()
+    with pytest.raises(ConversionError, match="gives no pairs of names and tensors"):
+        convert_file(tmp_path / "m.any", tmp_path / "out")
+
+
+def test_what_a_plugin_gives_must_be_a_tensor(tmp_path: Path, simple: Simple) -> None:
+    simple.answer = [("a", object())]
+    (tmp_path / "m.any").touch()
+    with pytest.raises(FrameworkNotFoundError, match="takes objects of type builtins"):
+        convert_file(tmp_path / "m.any", tmp_path / "out")
