@@ -51,6 +51,7 @@ _DTYPES: dict[Dtype, np.dtype[Any]] = {
     Dtype.U64: np.dtype("<u8"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_FLOATS = {code for code in _DTYPES if code.startswith(("F", "BF"))}
 
 
 class NumpyFramework(Framework):
@@ -148,6 +149,27 @@ class NumpyFramework(Framework):
         while isinstance(owner, np.ndarray) and owner.base is not None:
             owner = owner.base
         return id(owner)
+
+    def cast(self, tensor: Array, dtype: Dtype) -> Array:
+        """An array of another floating-point type, rounded to nearest, ties to even.
+
+        What is out of range follows `ml_dtypes`: infinity in types that have it, else NaN, but
+        the largest number in F4 and F6. What is not positive is NaN in F8_E8M0. F64 is rounded
+        to F32 first, except for F16: the last bit may differ from what rounding once would give.
+        """
+        present = self.describe(tensor).dtype
+        if present not in _FLOATS or dtype not in _FLOATS:
+            raise InvalidInputError(
+                f"NumPy does not convert {present} to {dtype}; only floating-point types"
+            )
+        with np.errstate(all="ignore"):  # it would warn of what overflows
+            return np.asarray(tensor).astype(_DTYPES[dtype])
+
+    def permute(self, tensor: Array, axes: tuple[int, ...]) -> Array:
+        """A view of an array with its dimensions in another order."""
+        if sorted(axes) != list(range(np.ndim(tensor))):
+            raise InvalidInputError(f"{axes} is no order of {np.ndim(tensor)} dimensions")
+        return np.transpose(tensor, axes)
 
 
 def check_device(device: Any) -> None:
