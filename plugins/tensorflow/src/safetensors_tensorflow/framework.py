@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -194,6 +194,32 @@ class TensorflowFramework(HostFramework):
         tensor = super().index(buffer, info, index, device)
         _let_go()
         return tensor
+
+    def cast(self, tensor: Any, dtype: Dtype) -> tf.Tensor:
+        """A tensor of another floating-point type, as `tf.cast` rounds it."""
+        wanted = _DTYPES.get(dtype)
+        if wanted is None or not (wanted.is_floating and tensor.dtype.is_floating):
+            raise InvalidInputError(
+                f"TensorFlow does not convert {tensor.dtype.name} to {dtype}; only floating-point "
+                "types that it has"
+            )
+        return _computed(tf.cast, tensor, wanted)
+
+    def permute(self, tensor: Any, axes: tuple[int, ...]) -> tf.Tensor:
+        """A tensor with its dimensions in another order; a copy."""
+        if sorted(axes) != list(range(len(tensor.shape))):
+            raise InvalidInputError(f"{axes} is no order of {len(tensor.shape)} dimensions")
+        return _computed(tf.transpose, tensor, axes)
+
+
+def _computed(function: Callable[..., tf.Tensor], tensor: Any, *arguments: Any) -> tf.Tensor:
+    """What a function of TensorFlow gives. It has no kernel for some of the types."""
+    try:
+        return function(tensor, *arguments)
+    except tf.errors.OpError as error:
+        raise InvalidInputError(
+            f"TensorFlow cannot do this with {tensor.dtype}: {error}"
+        ) from error
 
 
 def _let_go() -> None:
