@@ -24,7 +24,7 @@ from safetensors_torch.memory import is_wrapper
 from safetensors_torch.sharing import check_sharing
 from safetensors_torch.views import contiguous_strides
 
-__all__ = ["TorchFramework", "as_device", "torch_shape"]
+__all__ = ["TorchFramework", "as_device", "file_spec", "swap_bytes", "torch_shape"]
 
 _DTYPES: dict[Dtype, torch.dtype] = {
     Dtype.BOOL: torch.bool,
@@ -85,6 +85,25 @@ class TorchFramework(Framework):
     aliases_on_load: ClassVar[bool] = True
     aliases_on_save: ClassVar[bool] = True
 
+    def cast(self, tensor: torch.Tensor, dtype: Dtype) -> torch.Tensor:
+        """A tensor with its elements rounded to another floating-point dtype."""
+        target = _DTYPES.get(dtype)
+        if target is None or not (target.is_floating_point and tensor.is_floating_point()):
+            raise InvalidInputError(f"torch cannot round {tensor.dtype} to {dtype}")
+        try:
+            return tensor.detach().to(target)
+        except (RuntimeError, NotImplementedError) as error:
+            raise InvalidInputError(f"torch cannot round {tensor.dtype} to {dtype}") from error
+
+    def permute(self, tensor: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+        """A view of a tensor with its dimensions in another order."""
+        try:
+            return tensor.detach().permute(axes)
+        except (RuntimeError, IndexError) as error:
+            raise InvalidInputError(
+                f"a tensor of shape {list(tensor.shape)} has no axes {list(axes)}"
+            ) from error
+
     def devices(self) -> tuple[str, ...]:
         """The host, and the accelerators that torch finds."""
         if not torch.accelerator.is_available():
@@ -100,19 +119,7 @@ class TorchFramework(Framework):
     def describe(self, tensor: torch.Tensor) -> TensorSpec:
         """Dtype and shape of a tensor in the file."""
         _check_saveable(tensor)
-        code = _CODES.get(tensor.dtype)
-        if code is None:
-            raise UnsupportedDtypeError(
-                tensor.dtype, "the safetensors format", remedy="Convert the tensor with to()"
-            )
-        shape = tuple(tensor.shape)
-        if code is Dtype.F4:
-            if not shape:
-                raise InvalidInputError(
-                    "a packed F4 tensor without dimensions holds two elements; reshape it to (1,)"
-                )
-            shape = (*shape[:-1], shape[-1] * 2)
-        return TensorSpec(code, shape)
+        return file_spec(tensor.dtype, tuple(tensor.shape))
 
     def to_buffer(self, tensor: torch.Tensor) -> memoryview:
         """The bytes of a tensor; aliases one that is contiguous on the CPU."""
@@ -125,7 +132,7 @@ class TorchFramework(Framework):
             host = torch.zeros(host.shape, dtype=host.dtype)
         host = host.contiguous()
         if sys.byteorder == "big":
-            host = _swap_bytes(host)
+            host = swap_bytes(host)
         # The buffer protocol without NumPy, which torch does not require. The attribute keeps
         # the tensor alive as long as its memory is in use.
         memory = (ctypes.c_char * host.nbytes).from_address(host.data_ptr())
@@ -200,6 +207,35 @@ def as_device(device: Any) -> torch.device:
     return found
 
 
+def file_spec(dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:
+    """What a file says of a tensor of torch.
+
+    Args:
+        dtype: Its dtype.
+        shape: Its shape in torch, where two F4 elements are one.
+
+    Raises:
+        UnsupportedDtypeError: The format has no exact equivalent.
+        InvalidInputError: It is one pair of F4 elements without a dimension.
+
+    Example:
+        >>> file_spec(torch.float4_e2m1fn_x2, (3, 2))
+        TensorSpec(dtype=<Dtype.F4: 'F4'>, shape=(3, 4))
+    """
+    code = _CODES.get(dtype)
+    if code is None:
+        raise UnsupportedDtypeError(
+            dtype, "the safetensors format", remedy="Convert the tensor with to()"
+        )
+    if code is Dtype.F4:
+        if not shape:
+            raise InvalidInputError(
+                "a packed F4 tensor without dimensions holds two elements; reshape it to (1,)"
+            )
+        shape = (*shape[:-1], shape[-1] * 2)
+    return TensorSpec(code, shape)
+
+
 def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
     """Tensors on the CPU that alias a buffer, each with a storage of its own bytes only."""
     if buffer.readonly:  # torch would let its users write through it
@@ -234,7 +270,7 @@ def _flat(buffer: memoryview, dtype: torch.dtype, begin: int, end: int) -> torch
     if tensor.data_ptr() % item:
         whole = torch.frombuffer(buffer, dtype=torch.uint8, count=end - begin, offset=begin)
         tensor = whole.clone().view(dtype)
-    return _swap_bytes(tensor) if sys.byteorder == "big" else tensor
+    return swap_bytes(tensor) if sys.byteorder == "big" else tensor
 
 
 def _over_numpy(
@@ -337,8 +373,16 @@ def _check_saveable(tensor: torch.Tensor) -> None:
         )
 
 
-def _swap_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Reverse the bytes of every number, for machines that are not little-endian."""
+def swap_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Reverse the bytes of every number: for machines and files that are not little-endian.
+
+    Args:
+        tensor: A tensor on the host. Not changed.
+
+    Example:
+        >>> swap_bytes(torch.tensor([256], dtype=torch.int16))
+        tensor([1], dtype=torch.int16)
+    """
     width = tensor.element_size() // (2 if tensor.is_complex() else 1)
     flat = tensor.reshape(-1).view(torch.uint8).reshape(-1, width)
     return flat.flip(1).reshape(-1).view(tensor.dtype).reshape(tensor.shape)

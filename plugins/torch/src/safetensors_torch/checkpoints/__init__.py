@@ -1,0 +1,8 @@
+"""Checkpoints that `torch.save` wrote, read without `torch.load` and without running anything.
+
+The pickle inside is read by a machine that calls nothing (`pickled`, `rebuilding`); what it says
+about tensors is checked against the file (`archive`, `legacy`, `stored`); names are made of it
+(`names`). Importing this package does not import PyTorch.
+"""
+
+from __future__ import annotations
