@@ -169,8 +169,9 @@ class PickledArray:
         dtype = np.dtype(self.dtype.code).newbyteorder(self.dtype.order)
         parts = [np.frombuffer(part, dtype) for part in self.parts]
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if bfloat16 and dtype.newbyteorder("<") == np.dtype("<u2"):
-            flat = flat.astype("<u2", copy=False).view(_BFLOAT16)
+        flat = flat.astype(dtype.newbyteorder("<"), copy=False)
+        if bfloat16 and self.dtype.code == "u2":
+            flat = flat.view(_BFLOAT16)
         array: npt.NDArray[Any] = flat.reshape(self.shape, order="F" if self.order == "F" else "C")
         return array.transpose(self.axes) if self.order == "K" else array
 
