@@ -95,7 +95,7 @@ def holds_void(path: str | os.PathLike[str]) -> bool:
     location = os.fsdecode(path)
     if format_of(path) == "npy":
         with open(path, "rb") as file:
-            return _read_header(file, "", location).dtype == _VOID
+            return _read_header(file, _stem(location), location).dtype == _VOID
     with open_archive(path) as archive:
         return any(
             _entry_header(archive, entry, location).dtype == _VOID for entry in _arrays(archive)
@@ -124,7 +124,7 @@ def read_npy(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
         TensorSpec(dtype=<Dtype.F32: 'F32'>, shape=(3,))
     """
     location = os.fsdecode(path)
-    name = os.path.splitext(os.path.basename(location))[0]
+    name = _stem(location)
     with open(path, "rb") as file:
         header = _read_header(file, name, location)
         size = os.fstat(file.fileno()).st_size
@@ -178,6 +178,10 @@ def read_npz(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
     return ForeignCheckpoint(
         tensors, framework="numpy", format="np", left_out=left_out, close=archive.close
     )
+
+
+def _stem(location: str) -> str:
+    return os.path.splitext(os.path.basename(location))[0]
 
 
 def _arrays(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
