@@ -42,15 +42,14 @@ _SIZED = {
     **{0xDE + i: ("map", 2 << i) for i in range(2)},
 }
 
-# A map with a key that is a text, and in it an array: a list of three, its shape a list of
-# numbers, and the beginning of the name of a dtype.
+# A map whose first key is a text.
 _MAP = re.compile(rb"(?:[\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9]", re.DOTALL)
+# An array: a list of three, of which the first is a list of numbers and the second a dtype's name.
 _DTYPE = re.compile(
     rb"[\x01\x03]\x93[\x90-\x9f][\x00-\x7f\xcc-\xcf].{0,80}?[\xa4-\xbf](?:b?float|u?int|bool|complex)"
     rb"|[\x01\x03]\x93\x90[\xa4-\xbf](?:b?float|u?int|bool|complex)",
     re.DOTALL,
 )
-_COLLECTION = re.compile(rb"[\x80-\x9f\xdc-\xdf]")
 
 
 class PackedArray(NamedTuple):
@@ -82,7 +81,7 @@ def looks_like_flax(head: bytes, *, named: bool) -> bool:
 
     Args:
         head: Its first bytes.
-        named: Whether its name ends in ``.msgpack``, so that any collection will do.
+        named: Whether its name ends in ``.msgpack``, so that no array need be seen.
 
     Returns:
         True if it is, as far as these bytes say.
@@ -91,9 +90,8 @@ def looks_like_flax(head: bytes, *, named: bool) -> bool:
         >>> looks_like_flax(bytes.fromhex("81a177c71201 930191a7"), named=False)
         False
     """
-    if named and _COLLECTION.match(head):
-        return True
-    return _MAP.match(head) is not None and _DTYPE.search(head) is not None
+    # A pickle begins like an empty map, HDF5 like one with numbers for keys.
+    return bool(_MAP.match(head)) and (named or bool(_DTYPE.search(head)))
 
 
 def parse_flax(file: IO[bytes], size: int, location: str) -> Any:

@@ -52,12 +52,8 @@ def read_orbax(found: OrbaxFolder, optimizer: bool = False) -> ForeignCheckpoint
         OSError: It cannot be read.
 
     Example:
-        >>> from safetensors_jax.checkpoints.folders import find_orbax
-        >>> import orbax.checkpoint as ocp
-        >>> with ocp.StandardCheckpointer() as checkpointer:
-        ...     checkpointer.save(tmp_path / "model", {"params": {"w": jnp.ones((2, 3))}})
-        >>> read_orbax(find_orbax(tmp_path / "model")).tensors["params.w"].spec
-        TensorSpec(dtype=<Dtype.F32: 'F32'>, shape=(2, 3))
+        >>> read_orbax(OrbaxFolder(str(tmp_path), {}, {}, step=3)).metadata
+        {'step': '3'}
     """
     limit = max(_MAX_EXPANSION * folder_size(found.folder), _ALWAYS_ALLOWED)
     leaves: list[Leaf] = []
