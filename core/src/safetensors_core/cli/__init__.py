@@ -2,7 +2,7 @@
 
 | module | what lives there |
 |---|---|
-| `inspection`, `verification`, `comparison`, `splitting` | the commands for files |
+| `inspection`, `verification`, `comparison`, `splitting`, `conversion` | the commands for files |
 | `plugins`, `demo`, `new_plugin` | the other commands |
 | `options` | options that several commands have |
 | `gpt2`, `roundtrip`, `scratch` | what the demonstration makes, what it does, and where |
@@ -13,7 +13,8 @@
 
 Exit status: 0 done, 1 not healthy or not equal, 2 failed, 130 interrupted, 141 the reader of a pipe
 went away. With ``--json`` standard output holds exactly one JSON object, also for an error: then it
-has the keys `error`, `message`, `path` and `reason`.
+has the keys `error`, `message`, `path` and `reason`. Of `convert` it holds one a line, and that of
+the end or of an error is the last.
 
 Starting up imports click and nothing heavier; a command imports what it needs when it runs.
 """
@@ -29,6 +30,7 @@ import click
 from safetensors_core import __version__
 from safetensors_core.cli import output
 from safetensors_core.cli.comparison import diff
+from safetensors_core.cli.conversion import convert
 from safetensors_core.cli.demo import demo
 from safetensors_core.cli.failure import Failure
 from safetensors_core.cli.inspection import inspect
@@ -45,14 +47,14 @@ _NAME = "safetensors-core"
 
 @click.group(
     _NAME,
-    commands=[demo, diff, inspect, merge, new_plugin, plugins, split, verify],
+    commands=[convert, demo, diff, inspect, merge, new_plugin, plugins, split, verify],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Look into safetensors files, check, compare, split and merge them, and begin a plugin."""
+    """Look into safetensors files, check, compare, split, merge, convert them; begin a plugin."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -24,6 +24,7 @@ from safetensors_core.errors import (
     Reason,
     RemoteError,
     SafetensorError,
+    UnsafeCheckpointError,
     UnsupportedDtypeError,
 )
 
@@ -94,12 +95,15 @@ class Failure(click.ClickException):
         self.reason = reason
 
     @classmethod
-    def of(cls, error: BaseException, path: str | None = None) -> Failure:
+    def of(
+        cls, error: BaseException, path: str | None = None, remedy: str | None = None
+    ) -> Failure:
         """Describe an error.
 
         Args:
             error: What was raised.
             path: The file that the command was given, if any.
+            remedy: What to do besides what the error itself says.
 
         Returns:
             The failure to report.
@@ -111,7 +115,8 @@ class Failure(click.ClickException):
         if isinstance(error, Failure):
             return error
         if isinstance(error, (KeyboardInterrupt, click.Abort)):
-            return _Interruption("interrupted", error="Interrupted", path=path)
+            message = _sentence("interrupted", remedy)
+            return _Interruption(message, error="Interrupted", path=path)
         # Every wrong call is one kind of error to a program, however click tells them apart.
         kind = "UsageError" if isinstance(error, click.ClickException) else type(error).__name__
         if isinstance(error, OutputError) and error.errno == errno.EPIPE:
@@ -122,7 +127,7 @@ class Failure(click.ClickException):
         if path is not None and not message.startswith(path) and repr(path) not in message:
             message = f"{path}: {message}"
         rule = error.reason.value if isinstance(error, (HeaderError, CheckpointError)) else None
-        return cls(message, error=kind, path=path, reason=rule)
+        return cls(_sentence(message, remedy), error=kind, path=path, reason=rule)
 
     def report(self, *, as_json: bool) -> None:
         """Tell the user: an object on standard output, or else one line on standard error.
@@ -210,6 +215,11 @@ def _(error: UnsupportedDtypeError) -> str:
 @_message.register(CheckpointError)
 def _(error: CheckpointError) -> str:
     return _sentence(str(error), _CHECKPOINT_REMEDIES.get(error.reason))
+
+
+@_message.register(UnsafeCheckpointError)
+def _(error: UnsafeCheckpointError) -> str:
+    return _sentence(str(error), "Get the weights in another format, or from a source you trust")
 
 
 @_message.register(RemoteError)
