@@ -19,7 +19,7 @@ __all__ = ["GgufHeader", "GgufTensor", "read_header"]
 _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
 _SCALARS[12] = "d"
-_F32, _STRING, _ARRAY = 6, 8, 9
+_U32, _F32, _STRING, _ARRAY = 4, 6, 8, 9
 _SMALLEST_VALUE = 13  # bytes of a key without letters, its type, and a value of one byte
 _SMALLEST_TENSOR = 24  # bytes of a name without letters, a scalar's shape, type and offset
 _LONGEST_NAME = 65535
@@ -132,7 +132,7 @@ class _HeaderReader:
         else:
             value = self._number(self._scalar(kind))
             if key == "general.alignment":
-                self._set_alignment(value)
+                self._set_alignment(kind, value)
             # The shortest text that means this number; Python's own is that of a double.
             self._metadata[key] = str(np.float32(value) if kind == _F32 else value)
 
@@ -144,9 +144,9 @@ class _HeaderReader:
         else:
             self._metadata[key] = self._decoded(self._bytes(length))
 
-    def _set_alignment(self, value: Any) -> None:
-        if not isinstance(value, int) or value <= 0 or value & (value - 1):
-            raise self._damaged(f"its alignment is {value}, which is no power of two")
+    def _set_alignment(self, kind: int, value: Any) -> None:
+        if kind != _U32 or value == 0 or value & (value - 1):
+            raise self._damaged(f"its alignment is {value}, which is no power of two of 32 bits")
         self._alignment = value
 
     def _tensor(self) -> GgufTensor:
