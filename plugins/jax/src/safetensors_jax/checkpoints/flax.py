@@ -17,7 +17,7 @@ from safetensors_jax.checkpoints.message_pack import Other, PackedArray, parse_f
 from safetensors_jax.checkpoints.trees import Leaf, find_dtype, plain_text, sort_leaves
 from safetensors_numpy.framework import NumpyFramework
 
-__all__ = ["read_flax"]
+__all__ = ["flax_leaves", "read_flax"]
 
 _CHUNK = 16 * 2**20  # bytes
 
@@ -52,9 +52,7 @@ def read_flax(path: str | os.PathLike[str], optimizer: bool = False) -> ForeignC
     location = os.fsdecode(path)
     file = open(path, "rb")  # noqa: SIM115  # whoever asked closes it, through `close`
     try:
-        tree = parse_flax(file, os.fstat(file.fileno()).st_size, location)
-        leaves = _leaves(tree, (), partial(_stored, file, location))
-        contents = sort_leaves(leaves, optimizer, location)
+        contents = sort_leaves(flax_leaves(file, location), optimizer, location)
     except BaseException:
         file.close()
         raise
@@ -66,6 +64,30 @@ def read_flax(path: str | os.PathLike[str], optimizer: bool = False) -> ForeignC
         left_out=contents.left_out,
         close=file.close,
     )
+
+
+def flax_leaves(file: IO[bytes], location: str) -> Iterator[Leaf]:
+    r"""All values of a file, of which no array is read yet.
+
+    Args:
+        file: Open for reading; tensors are read from it later.
+        location: The file as errors show it.
+
+    Returns:
+        The values, in the order of the file.
+
+    Raises:
+        ConversionError: It is damaged.
+
+    Example:
+        >>> path = tmp_path / "model.msgpack"
+        >>> _ = path.write_bytes(b"\x81\xa4step\x03")
+        >>> with open(path, "rb") as file:
+        ...     [leaf.path for leaf in flax_leaves(file, str(path))]
+        [('step',)]
+    """
+    tree = parse_flax(file, os.fstat(file.fileno()).st_size, location)
+    return _leaves(tree, (), partial(_stored, file, location))
 
 
 def _leaves(tree: Any, path: tuple[str, ...], stored: Any) -> Iterator[Leaf]:

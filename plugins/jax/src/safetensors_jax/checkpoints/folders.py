@@ -9,15 +9,19 @@ from typing import Any, NamedTuple
 
 from safetensors_core import ConversionError, UnsafeCheckpointError
 
-__all__ = ["METADATA", "OrbaxFolder", "find_orbax", "folder_size", "read_json"]
+__all__ = ["AGGREGATE", "METADATA", "OrbaxFolder", "find_orbax", "folder_size", "read_json"]
 
 #: The file in which Orbax describes a tree.
 METADATA = "_METADATA"
+
+#: The file in which Orbax described a tree until 2023, and held small arrays.
+AGGREGATE = "checkpoint"
 
 _CHECKPOINT = "_CHECKPOINT_METADATA"
 _DEFAULT = "default"
 _UNFINISHED = re.compile(r"\.orbax-checkpoint-tmp")
 _STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)[_-])?(\d{1,18})")
+_HEAD = 2**16  # bytes
 _LONGEST_JSON = 100_000_000  # bytes
 
 
@@ -92,12 +96,18 @@ def _find_items(folder: str, step: int | None) -> OrbaxFolder | None:
 
 
 def _is_tree(folder: str) -> bool:
+    head = _head(os.path.join(folder, METADATA))
+    if head.lstrip().startswith(b"{") and b'"tree_metadata"' in head:
+        return True
+    return b"PLACEHOLDER://" in _head(os.path.join(folder, AGGREGATE))
+
+
+def _head(path: str) -> bytes:
     try:
-        with open(os.path.join(folder, METADATA), "rb") as file:
-            head = file.read(4096)
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
     except OSError:
-        return False
-    return head.lstrip().startswith(b"{") and b'"tree_metadata"' in head
+        return b""
 
 
 def _folders(folder: str) -> list[str]:

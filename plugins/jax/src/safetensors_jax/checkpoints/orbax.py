@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from safetensors_core import ConversionError, TensorSpec, UnsafeCheckpointError
-from safetensors_core.convert import ForeignCheckpoint, StoredTensor
-from safetensors_jax.checkpoints.folders import METADATA, OrbaxFolder, folder_size, read_json
-from safetensors_jax.checkpoints.trees import Leaf, find_dtype, plain_text, sort_leaves
+from safetensors_core import ConversionError
+from safetensors_core.convert import ForeignCheckpoint
+from safetensors_jax.checkpoints.flax import flax_leaves
+from safetensors_jax.checkpoints.folders import (
+    AGGREGATE,
+    METADATA,
+    OrbaxFolder,
+    folder_size,
+    read_json,
+)
+from safetensors_jax.checkpoints.stored_arrays import StoredArrays, expansion_error
+from safetensors_jax.checkpoints.trees import Leaf, plain_text, sort_leaves
 
 __all__ = ["read_orbax"]
 
@@ -24,10 +28,8 @@ __all__ = ["read_orbax"]
 _MAX_EXPANSION = 100
 _ALWAYS_ALLOWED = 2**30  # bytes
 
-_CACHE = {"cache_pool#ocdbt": {"total_bytes_limit": 64 * 2**20}}
-_MANIFEST = "manifest.ocdbt"
-_PROCESS = "ocdbt.process_"
 _STRINGS = "_strings.json"
+_PLACEHOLDER = "PLACEHOLDER://"
 _ROOT_METADATA = "_CHECKPOINT_METADATA"
 
 
@@ -56,155 +58,99 @@ def read_orbax(found: OrbaxFolder, optimizer: bool = False) -> ForeignCheckpoint
         {'step': '3'}
     """
     limit = max(_MAX_EXPANSION * folder_size(found.folder), _ALWAYS_ALLOWED)
-    leaves: list[Leaf] = []
-    for item, folder in found.trees.items():
-        leaves += _Tree(folder, limit).leaves((item,) if item else ())
-    for item, folder in found.others.items():
-        leaves += _other_item(item, folder)
-    contents = sort_leaves(leaves, optimizer, found.folder)
-    total = sum(tensor.spec.nbytes for tensor in contents.tensors.values())
-    if total > limit:
-        raise _bomb(total, found.folder)
-    metadata = dict(_custom_metadata(found.folder))
-    if found.step is not None:
-        metadata["step"] = str(found.step)
-    return ForeignCheckpoint(
-        contents.tensors,
-        framework="numpy",
-        format="flax",
-        metadata=metadata | contents.metadata,
-        left_out=contents.left_out,
-    )
-
-
-def _bomb(size: int, location: str) -> UnsafeCheckpointError:
-    return UnsafeCheckpointError(
-        f"its arrays claim to hold {size:,} bytes, many times what the folder holds", location
-    )
+    with contextlib.ExitStack() as files:
+        leaves: list[Leaf] = []
+        for item, folder in found.trees.items():
+            prefix = (item,) if item else ()
+            tree = _Tree(folder, limit, files)
+            leaves += (leaf._replace(path=prefix + leaf.path) for leaf in tree.leaves())
+        for item, folder in found.others.items():
+            leaves += _other_item(item, folder)
+        contents = sort_leaves(leaves, optimizer, found.folder)
+        total = sum(tensor.spec.nbytes for tensor in contents.tensors.values())
+        if total > limit:
+            raise expansion_error(total, found.folder)
+        metadata = dict(_custom_metadata(found.folder))
+        if found.step is not None:
+            metadata["step"] = str(found.step)
+        return ForeignCheckpoint(
+            contents.tensors,
+            framework="numpy",
+            format="flax",
+            metadata=metadata | contents.metadata,
+            left_out=contents.left_out,
+            close=files.pop_all().close,
+        )
 
 
 class _Tree:
-    """The folder of one tree."""
+    """One tree: what describes it, and the arrays that it is made of."""
 
-    def __init__(self, folder: str, limit: int) -> None:
+    def __init__(self, folder: str, limit: int, files: contextlib.ExitStack) -> None:
         self._folder = folder
-        self._limit = limit
-        described = read_json(os.path.join(folder, METADATA))
-        self._entries = described.get("tree_metadata")
-        self._ocdbt = os.path.exists(os.path.join(folder, _MANIFEST))
-        self._driver = "zarr3" if described.get("use_zarr3") else "zarr"
+        path = os.path.join(folder, METADATA)
+        self._described = read_json(path) if os.path.exists(path) else None
+        about = self._described or {}
         # Where Orbax wrote every chunk, one that is missing is lost, and not full of zeros.
-        self._sparse = not described.get("store_array_data_equal_to_fill_value")
-        if not self._ocdbt and any(name.startswith(_PROCESS) for name in os.listdir(folder)):
-            raise ConversionError(
-                f"there is no {_MANIFEST}: Orbax did not finish this checkpoint", folder
-            )
-        strings = os.path.join(folder, _STRINGS)
-        self._strings = read_json(strings) if os.path.exists(strings) else {}
-        self._tensorstore = _import_tensorstore(folder)
-        self._context = self._tensorstore.Context(_CACHE)
+        sparse = not about.get("store_array_data_equal_to_fill_value")
+        zarr3 = bool(about.get("use_zarr3"))
+        self._arrays = StoredArrays(folder, zarr3=zarr3, sparse=sparse, limit=limit)
+        path = os.path.join(folder, _STRINGS)
+        self._strings = read_json(path) if os.path.exists(path) else {}
+        self._aggregate: dict[tuple[str, ...], Leaf] = {}
+        path = os.path.join(folder, AGGREGATE)
+        if os.path.isfile(path):
+            file = files.enter_context(open(path, "rb"))  # noqa: SIM115  # it is one
+            self._aggregate = {leaf.path: leaf for leaf in flax_leaves(file, path)}
 
-    def leaves(self, prefix: tuple[str, ...]) -> Iterator[Leaf]:
-        """All values of the tree, below the keys of a prefix."""
-        if not isinstance(self._entries, dict):
+    def leaves(self) -> Iterator[Leaf]:
+        """All values of the tree."""
+        if self._described is not None:
+            return self._described_leaves(self._described.get("tree_metadata"))
+        return self._aggregate_leaves()
+
+    def _described_leaves(self, entries: Any) -> Iterator[Leaf]:
+        if not isinstance(entries, dict):
             raise self._damaged("it describes no tree")
-        for entry in self._entries.values():
+        for entry in entries.values():
             try:
-                keys = tuple(key["key"] for key in entry["key_metadata"])
+                path = tuple(key["key"] for key in entry["key_metadata"])
                 value = entry["value_metadata"]
                 kind, empty = value["value_type"], value.get("skip_deserialize", False)
             except (AttributeError, KeyError, TypeError):
                 raise self._damaged("it describes a value in a way that Orbax does not") from None
-            if not keys or not all(isinstance(key, str) for key in keys):
+            if not path or not all(isinstance(key, str) for key in path):
                 raise self._damaged("it describes a value without a name")
-            path = prefix + keys
-            key = ".".join(keys)
-            if empty:  # a dict or list without values is no value
-                if kind == "None":
-                    yield Leaf(path, reason="None, not a tensor")
-            elif kind == "string":
-                yield Leaf(path, plain=plain_text(self._strings.get(key)), reason="a lost text")
-            elif kind == "scalar":
-                yield self._scalar(path, key)
+            inline = self._aggregate.get(path)
+            if inline is not None and not _is_placeholder(inline):
+                yield inline
+            elif not empty:
+                yield self._leaf(path, kind)
+            elif kind == "None":  # other empty values are dicts and lists without any
+                yield Leaf(path, reason="None, not a tensor")
+
+    def _leaf(self, path: tuple[str, ...], kind: str) -> Leaf:
+        key = ".".join(path)
+        if kind == "string":
+            return Leaf(path, plain=plain_text(self._strings.get(key)), reason="a lost text")
+        if kind == "scalar" and (number := self._arrays.scalar(key)) is not None:
+            return Leaf(path, plain=number)
+        return Leaf(path, tensor=partial(self._arrays.stored, key))
+
+    def _aggregate_leaves(self) -> Iterator[Leaf]:
+        for leaf in self._aggregate.values():
+            if _is_placeholder(leaf):
+                key = str(leaf.plain).removeprefix(_PLACEHOLDER)
+                yield Leaf(leaf.path, tensor=partial(self._arrays.stored, key))
             else:
-                yield Leaf(path, tensor=partial(self._stored, key))
+                yield leaf
 
     def _damaged(self, what: str) -> ConversionError:
         return ConversionError(what, os.path.join(self._folder, METADATA))
 
-    def _scalar(self, path: tuple[str, ...], key: str) -> Leaf:
-        store = self._open(key, key)
-        if store.rank:
-            return Leaf(path, tensor=partial(self._stored, key))
-        return Leaf(path, plain=str(self._read(store, key).item()))
 
-    def _stored(self, key: str, name: str) -> StoredTensor:
-        store = self._open(key, name)
-        code = find_dtype(store.dtype.name, name, self._folder)
-        return StoredTensor(TensorSpec(code, store.shape), partial(self._read, store, name))
-
-    def _open(self, key: str, name: str) -> Any:
-        """An array of the tree, of which only the description was read."""
-        parts = re.split(r"[/\\]", key)
-        if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:$", parts[0]):
-            raise UnsafeCheckpointError(
-                f"its tree holds the key {key!r}, which leaves the folder", self._folder
-            )
-        base: dict[str, Any] = {"driver": "file", "path": os.path.join(self._folder, "")}
-        if self._ocdbt:
-            base = {
-                "driver": "ocdbt",
-                "base": base,
-                "path": key,
-                "cache_pool": "cache_pool#ocdbt",
-            }
-        else:
-            base["path"] += key
-        spec = {
-            "driver": self._driver,
-            "kvstore": base,
-            "recheck_cached_data": False,
-            "recheck_cached_metadata": False,
-            "fill_missing_data_reads": self._sparse,
-        }
-        try:
-            store = self._tensorstore.open(
-                spec, open=True, read=True, context=self._context
-            ).result()
-            chunk = store.chunk_layout.read_chunk.shape or ()
-            held = math.prod(chunk) * store.dtype.numpy_dtype.itemsize
-        except Exception as error:  # noqa: BLE001  # whatever TensorStore makes of damage
-            raise self._failed(name, error) from None
-        if held > self._limit:
-            raise _bomb(held, self._folder)
-        return store
-
-    def _read(self, store: Any, name: str) -> npt.NDArray[Any]:
-        try:
-            return np.asarray(store.read(order="C").result())
-        except Exception as error:  # noqa: BLE001  # whatever TensorStore makes of damage
-            raise self._failed(name, error) from None
-
-    def _failed(self, name: str, error: Exception) -> ConversionError:
-        # TensorStore adds the whole description of what it opened.
-        cause = str(error).split(" [tensorstore_spec=")[0].splitlines()[0]
-        if "Invalid key" in cause:
-            return UnsafeCheckpointError(
-                f"tensor {name!r} lies outside of the folder: {cause}", self._folder
-            )
-        return ConversionError(f"tensor {name!r} cannot be read: {cause}", self._folder)
-
-
-def _import_tensorstore(folder: str) -> Any:
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise ConversionError(
-            f"this is a checkpoint of Orbax, which TensorStore reads: {error}. Try: pip install "
-            '"safetensors-jax[orbax]"',
-            folder,
-        ) from None
-    return tensorstore
+def _is_placeholder(leaf: Leaf) -> bool:
+    return leaf.plain is not None and leaf.plain.startswith(_PLACEHOLDER)
 
 
 def _other_item(item: str, folder: str) -> Iterator[Leaf]:
