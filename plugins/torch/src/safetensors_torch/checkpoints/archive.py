@@ -18,8 +18,8 @@ from safetensors_torch.checkpoints.stored import Contents, Extent
 
 __all__ = ["read_archive"]
 
-_PICKLE = re.compile("([^/]+)/data.pkl")
-_CONSTANTS = re.compile("[^/]+/constants.pkl")
+_PICKLE = re.compile(r"([^/]+)/data\.pkl")
+_CONSTANTS = re.compile(r"[^/]+/constants\.pkl")
 # The header in front of an entry's bytes: signature, what the directory also says, then the
 # lengths of a name and of an extra field that follow.
 _HEADER = struct.Struct("<4s22x2H")
@@ -76,7 +76,7 @@ def read_archive(source: FileSource) -> Contents:
 
 
 def explained(error: UnsafeCheckpointError, pickle: bytes) -> UnsafeCheckpointError:
-    """The error for a pickle, with what to do if it is one of a whole module.
+    """The error for a pickle, with what to do if a module or a tensor subclass is in it.
 
     Args:
         error: What it asks for.
@@ -87,13 +87,18 @@ def explained(error: UnsafeCheckpointError, pickle: bytes) -> UnsafeCheckpointEr
         >>> print(explained(error, b"(...X_parameters...X_modules..."))
         a.pt: its pickle asks for 'my.Net'. A whole module seems to be ...; ... its state_dict()
     """
-    if b"_parameters" not in pickle or b"_modules" not in pickle:
-        return error
-    return UnsafeCheckpointError(
-        f"{error.detail}. A whole module seems to be in it; where you trust it, load it with torch "
-        "and save its state_dict()",
-        error.location,
-    )
+    advice = ""
+    if b"_parameters" in pickle and b"_modules" in pickle:
+        advice = (
+            ". A whole module seems to be in it; where you trust it, load it with torch and save "
+            "its state_dict()"
+        )
+    elif b"_rebuild_from_type_v2" in pickle or b"_rebuild_wrapper_subclass" in pickle:
+        advice = (
+            ". A tensor subclass seems to be in it; save the plain tensor that it stands for, such "
+            "as full_tensor() or dequantize() of it"
+        )
+    return UnsafeCheckpointError(error.detail + advice, error.location)
 
 
 def _storage(reference: object) -> Storage:

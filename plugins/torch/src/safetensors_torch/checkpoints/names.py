@@ -93,15 +93,15 @@ class _Naming:
             elif name == wrapper:
                 self.add("", value)
             elif type(value) in _PLAIN:
-                self.named.metadata[name] = str(value)
+                self.named.metadata[name] = self.checked(str(value))
             elif wrapper is None:
                 self.add(name, value)
             else:
                 self.named.left_out[name] = f"lies beside {wrapper!r}, which holds the weights"
         if not self.named.tensors:
             raise self.error(
-                "it holds the state of an optimizer and no weights; ask for the optimizer's state"
-                if states
+                "it holds the state of an optimizer and no weights; pass optimizer=True to keep it"
+                if states and not self.optimizer
                 else "it holds no tensors"
             )
         return self.named
@@ -148,12 +148,12 @@ class _Naming:
             self.holding[id(value)] = any(inside)
         return self.holding[id(value)]
 
-    def checked(self, name: str) -> str:
+    def checked(self, text: str) -> str:
         try:
-            name.encode()
+            text.encode()
         except UnicodeEncodeError:
-            raise self.error(f"the name {name!r} is no valid text") from None
-        return name
+            raise self.error(f"the text {text[:100]!r} cannot be written as UTF-8") from None
+        return text
 
     def error(self, detail: str) -> ConversionError:
         return ConversionError(detail, self.location)

@@ -19,6 +19,7 @@ MOST_BYTES = 64 * 2**20
 _PYTHON_3 = 3  # the protocol from which on globals have the names of Python 3
 
 _LONGEST_NAME = 200  # characters that an error shows
+_LONGEST_NUMBER = 4096  # bits
 
 _KEYS = (str, int, float, bool, bytes, type(None))
 
@@ -196,6 +197,12 @@ class _Machine:
         del self.stack[-count:]
         return values
 
+    def integer(self, value: int) -> None:
+        # Python refuses to write down longer ones, which would be noticed elsewhere.
+        if value.bit_length() > _LONGEST_NUMBER:
+            raise ValueError(f"a number of {value.bit_length():,} bits")
+        self.push(value)
+
     def text(self, value: str) -> None:
         # pickletools takes the texts of Python 2 for Latin-1; what saved them used UTF-8.
         self.push(value.encode("latin-1").decode())
@@ -313,7 +320,9 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.persist(),
 }
-for _name in ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"):
+for _name in ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"):
+    _STEPS[_name] = _Machine.integer
+for _name in ("FLOAT", "BINFLOAT"):
     _STEPS[_name] = _Machine.push
 for _name in ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"):
     _STEPS[_name] = _Machine.push

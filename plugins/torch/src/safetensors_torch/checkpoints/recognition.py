@@ -85,4 +85,4 @@ def _holds_torch(path: str | os.PathLike[str], beginning: bytes, promised: bool)
         if promised or b"/data.pkl" in beginning[30:]:
             raise
         return False
-    return any(re.fullmatch("[^/]+/(?:data|constants).pkl", name) for name in names)
+    return any(re.fullmatch(r"[^/]+/(?:data|constants)\.pkl", name) for name in names)

@@ -1,0 +1,201 @@
+"""What a checkpoint claims about its tensors is checked against the file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plugins.torch.tests.forged import forge, pickled, read, refusal, tensor
+from safetensors_core import ConversionError, SafetensorError, UnsafeCheckpointError
+from safetensors_torch.framework import TorchFramework
+
+FORMATS = pytest.mark.parametrize("legacy", [False, True], ids=["archive", "legacy"])
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"offset": 1},
+        {"shape": (5,)},
+        {"strides": (2,)},
+        {"shape": (2, 2), "strides": (3, 1)},
+        {"offset": 2**62},
+        {"shape": (2**62,), "strides": (2**62,)},
+    ],
+)
+def test_a_tensor_that_reaches_outside_of_its_storage_is_refused(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"w": tensor(**record)}), {"0": bytes(16)})
+    assert "tensor 'w' of shape" in refusal(path, UnsafeCheckpointError)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"offset": -1},
+        {"shape": (-4,)},
+        {"strides": (-1,)},
+        {"shape": (4.0,)},
+        {"shape": "four"},
+        {"shape": (2, 2)},
+        {"shape": (1,) * 100, "strides": (1,) * 100},
+        {"shape": (2**63,), "strides": (0,)},
+        {"length": -4},
+        {"length": "4"},
+        {"name": 0},
+        {"offset": None},
+    ],
+)
+def test_a_tensor_that_no_torch_has_is_refused(tmp_path: Path, record: dict[str, Any]) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"w": tensor(**record)}), {"0": bytes(16)})
+    assert "its pickle is damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(12), bytes(20)])
+def test_a_storage_of_another_size_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"w": tensor()}), {"0": content})
+    assert "the storage of tensor 'w'" in refusal(path)
+
+
+def test_a_storage_that_is_missing_is_refused(tmp_path: Path) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"w": tensor()}), {"1": bytes(16)})
+    assert "there is no storage '0'" in refusal(path)
+
+
+def test_tensors_that_claim_to_be_much_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    huge = pickled({"w": tensor(shape=(2**40,), strides=(0,))})
+    text = refusal(forge(tmp_path / "a.pt", huge, {"0": bytes(16)}), UnsafeCheckpointError)
+    assert "claim to be 4,398,046,511,104 bytes" in text
+
+
+def test_compressed_entries_are_refused(tmp_path: Path) -> None:
+    data = pickled({"w": tensor()})
+    path = forge(tmp_path / "a.pt", data, {"0": bytes(16)}, zipfile.ZIP_DEFLATED)
+    assert "compressed" in refusal(path, UnsafeCheckpointError)
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"w": tensor()}), {"../../../0": bytes(16)})
+    assert "leaves its folder" in refusal(path, UnsafeCheckpointError)
+
+
+def test_an_archive_of_two_pickles_is_refused(tmp_path: Path) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"w": tensor()}), {"0": bytes(16)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b/data.pkl", pickled({}))
+    assert "2 pickles" in refusal(path)
+
+
+def test_numbers_that_do_not_fit_their_checksum_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.full((4,), 0.5)}, path)
+    damaged = path.read_bytes().replace(torch.full((4,), 0.5).numpy().tobytes(), bytes(16))
+    path.write_bytes(damaged)
+    stored = read(path).tensors["w"]
+    for reading in (stored.read, lambda: list(stored.chunks())):
+        with pytest.raises(ConversionError, match="tensor 'w' are damaged"):
+            reading()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a.b": 1, "a": {"b": 1}},
+        {"a": {1: 1, "1": 1}},
+        {1: 1, "1": 1},
+    ],
+)
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path, value: dict[Any, Any]) -> None:
+    def filled(part: Any) -> Any:
+        return {k: filled(v) for k, v in part.items()} if isinstance(part, dict) else tensor()
+
+    path = forge(tmp_path / "a.pt", pickled(filled(value)), {"0": bytes(16)})
+    assert "two " in refusal(path)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = forge(tmp_path / "a.pt", pickled({"\ud800": tensor()}), {"0": bytes(16)})
+    assert "cannot be written as UTF-8" in refusal(path)
+
+
+def nested_lists(depth: int) -> bytes:
+    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+
+def repeated(times: int) -> bytes:
+    """A dict of tensors in a list twice, which is in a list twice, and so on."""
+    inner = pickled({"w": tensor()})[:-1]
+    return inner + b"".join(b"q%c0](h%ch%ce" % (n, n, n) for n in range(100, 100 + times)) + b"."
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}",
+        b"\x80\x02.",
+        b"\x80\x02]]a",
+        b"\x80\x02h\x07.",
+        b"\x80\x02r\xff\xff\xff\xff.",
+        b"\x80\x02X\xff\xff\xff\xffabc.",
+        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f.",
+        b"\x80\x02" + b"\x8b\xff\xff\x00\x00" + b"\x7f" * 65535 + b".",
+        b"\x80\x02I" + b"9" * 10000 + b"\n.",
+        b"\x80\x02})" + b"\x85" * 10**6 + b"Ns.",
+        b"\x80\x02]h\x00e.",
+        b"\x80\x02}N}}s.",
+        b"\x80\x02e.",
+        b"\x80\x02Pabc\n.",
+        b"\x80\x02)R.",
+        b"\x80\x02N}b.",
+        b"\x80\x02\x82\x01.",
+        b"\x80\x02K\x01Q.",
+        b"",
+        nested_lists(10**6),
+        b"\x80\x02]q\x00h\x00a.",
+    ],
+)
+def test_a_damaged_or_hostile_pickle_is_refused(tmp_path: Path, data: bytes) -> None:
+    refusal(forge(tmp_path / "a.pt", data))
+
+
+@FORMATS
+@pytest.mark.parametrize("keep", [0.05, 0.3, 0.6, 0.9, 0.999])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, keep: float, legacy: bool) -> None:
+    path = tmp_path / "a.pt"
+    tensors = {f"layer{n}": torch.ones(50) for n in range(20)}
+    torch.save(tensors, path, _use_new_zipfile_serialization=not legacy)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    refusal(path)
+
+
+@FORMATS
+def test_a_damaged_byte_is_refused_or_does_no_harm(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(2), "n": 3}, path, _use_new_zipfile_serialization=not legacy)
+    data = path.read_bytes()
+    outcomes = set()
+    for position in range(len(data)):
+        if data[position]:  # what torch leaves empty to align things, it leaves empty in kilobytes
+            for flipped in (data[position] ^ 1, data[position] ^ 0x80, 0):
+                path.write_bytes(data[:position] + bytes([flipped]) + data[position + 1 :])
+                outcomes.add(outcome(path))
+    assert outcomes == {"read", "ConversionError", "UnsafeCheckpointError"}
+
+
+def outcome(path: Path) -> str:
+    try:
+        found = read(path)
+        if found is not None:
+            for stored in found.tensors.values():
+                assert len(bytes(TorchFramework().to_buffer(stored.read()))) == stored.spec.nbytes
+            found.close()
+        return "read"
+    except SafetensorError as error:
+        return type(error).__name__ if "\n" not in str(error) else str(error)
