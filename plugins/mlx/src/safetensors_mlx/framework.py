@@ -48,6 +48,7 @@ _REMEDIES = {
     Dtype.F8_E4M3: "MLX computes with it as uint8 and mlx.core.from_fp8(): load the tensor with "
     "framework='numpy', and make mlx.core.array(tensor.view('u1'))"
 }
+_FLOATS = {code for code in _DTYPES if code.startswith(("F", "BF"))}
 _NUMPY = NumpyFramework()
 _FOREIGN = {"bfloat16", "Zf"}  # formats of buffers that Python cannot cast to bytes
 _DOUBLE = np.dtype("<f8")
@@ -129,11 +130,8 @@ class MlxFramework(HostFramework):
         # Another array over the same memory: an assignment to the caller's, which would replace
         # or reuse that memory, leaves this one and the buffer as they are.
         alias: Any = tensor.__copy__()
-        try:
-            # Asked for its memory, MLX evaluates an array too, but 0.32.0 aborts if it cannot.
-            mx.eval(alias)
-        except (RuntimeError, ValueError) as error:
-            raise _not_evaluated(error) from error
+        # Asked for its memory, MLX evaluates an array too, but 0.32.0 aborts if it cannot.
+        _evaluated(alias)
         view = memoryview(alias)
         if not view.c_contiguous:
             # On the CPU, because a GPU has no float64.
@@ -142,6 +140,22 @@ class MlxFramework(HostFramework):
         if view.format in _FOREIGN:
             return np.frombuffer(alias, np.uint8).data
         return view
+
+    def cast(self, tensor: mx.array, dtype: Dtype) -> mx.array:
+        """An array of another floating-point type, as `astype` rounds it on the CPU."""
+        present = self.describe(tensor).dtype
+        if present not in _FLOATS or dtype not in _FLOATS:
+            raise InvalidInputError(
+                f"MLX does not convert {present} to {dtype}; only floating-point types that it has"
+            )
+        # On the CPU, because a GPU has no float64.
+        return _evaluated(tensor.astype(_DTYPES[dtype], stream=mx.cpu))
+
+    def permute(self, tensor: mx.array, axes: tuple[int, ...]) -> mx.array:
+        """A view of an array with its dimensions in another order."""
+        if sorted(axes) != list(range(tensor.ndim)):
+            raise InvalidInputError(f"{axes} is no order of {tensor.ndim} dimensions")
+        return _evaluated(mx.transpose(tensor, axes, stream=mx.cpu))
 
     def from_array(self, array: Array, device: Any) -> mx.array:
         """A copy of an array; memory is shared by all devices, so each of them can use it."""
@@ -206,6 +220,15 @@ def _no_such_shape(name: str, shape: tuple[int, ...]) -> InvalidInputError:
         f"tensor {name!r}: no MLX array can have its shape {list(shape)}: a dimension is at most "
         f"{_LONGEST:,} long"
     )
+
+
+def _evaluated(tensor: mx.array) -> mx.array:
+    """The same array, for every thread to use."""
+    try:
+        mx.eval(tensor)
+    except (RuntimeError, ValueError) as error:
+        raise _not_evaluated(error) from error
+    return tensor
 
 
 def _evaluates(tensor: mx.array) -> bool:
