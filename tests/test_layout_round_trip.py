@@ -133,7 +133,7 @@ def test_pytorch_loads_a_batch_norm_whose_steps_nobody_counted(tmp_path: Path) -
 
 TRANSPOSED = {
     "kind": "transposed convolution",
-    "module": "up$",
+    "module": ["*.up"],
     "places": {
         "torch": {"name": "weight", "axes": "in out h w", "fits": {"bias": "out"}},
         # Made with transpose_kernel=True.
@@ -143,7 +143,7 @@ TRANSPOSED = {
 }
 DEPTHWISE = {
     "kind": "DepthwiseConv2D",
-    "module": "depthwise$",
+    "module": ["*.depthwise"],
     "sizes": {"multiplier": 1},
     "places": {
         "torch": {"name": "weight", "axes": "in multiplier h w"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ import msgspec
 
 from safetensors_core.errors import InvalidInputError
 
-__all__ = ["Layout", "LayoutTable", "Place", "Refusal", "Rule", "read_table"]
+__all__ = ["Layout", "LayoutTable", "Place", "Refusal", "Rule", "is_called", "read_table"]
 
 _BUILT_IN = Path(__file__).with_name("layouts.json")
 _NUMBER = re.compile(r"\{([a-z]+)\}")
@@ -45,7 +47,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: The last part of its name.
         axes: A word for each of its axes, in their order; the words are the rule's own.
         collection: Its collection, where the layout has some; None for that of parameters.
-        module: A regular expression that is found in the name of its module.
+        module: Patterns of which the name of its module matches one; none for any module.
         beside: Last parts of names, and ranks, of tensors that are in the same module.
         without: The same, of tensors that are not.
         fits: Axes by last part of a name: such a tensor in the same module has these, if there
@@ -59,7 +61,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     axes: str
     collection: str | None = None
-    module: str = ""
+    module: tuple[str, ...] = ()
     beside: dict[str, int] = {}
     without: dict[str, int] = {}
     fits: dict[str, str] = {}
@@ -81,7 +83,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         kind: What the tensor is, as errors call it.
         places: By layout, how it looks there. Two at least.
-        module: A regular expression that is found in the name of the module in every layout.
+        module: Patterns of which the name of the module matches one, in every layout.
         sizes: The size that an axis must have, for axes that cannot have any.
 
     Example:
@@ -92,7 +94,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: str
     places: dict[str, Place]
-    module: str = ""
+    module: tuple[str, ...] = ()
     sizes: dict[str, int] = {}
 
 
@@ -100,17 +102,17 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tensors that look like others, or like nothing, and what to tell of them.
 
     Attributes:
-        tensor: A regular expression that is found in their names.
+        tensors: Patterns of their names.
         reason: Why no built-in rule translates them.
         ranks: Their ranks; empty for all.
         layouts: Only translations from or to one of these; empty for all.
 
     Example:
-        >>> Refusal("in_proj_weight$", "it is three matrices in one").ranks
+        >>> Refusal(("*.in_proj_weight",), "it is three matrices in one").ranks
         ()
     """
 
-    tensor: str
+    tensors: tuple[str, ...]
     reason: str
     ranks: tuple[int, ...] = ()
     layouts: tuple[str, ...] = ()
@@ -135,10 +137,10 @@ class LayoutTable:
 
     Attributes:
         rules: The built-in rules.
-        kept: Regular expressions of names that are the same in all layouts, data unchanged.
+        kept: Patterns of names that are the same in all layouts, data unchanged.
         refused: What the built-in rules would get wrong, or say nothing of.
         own_rules: The user's rules.
-        own_kept: The user's regular expressions of that sort.
+        own_kept: The user's patterns of that sort.
         modules: By layout, how modules are called that have other names elsewhere: parts of
             names, in which ``{n}`` stands for a number.
         roots: By layout, the module in which all others are.
@@ -240,6 +242,25 @@ class LayoutTable:
         return hashlib.sha256(self.document.encode()).hexdigest()
 
 
+def is_called(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name matches one of some patterns.
+
+    Args:
+        name: A name of a module or a tensor, its parts separated by dots.
+        patterns: Patterns with ``*``, ``?`` and ``[...]``. The name has a dot in front of it, so
+            that ``*.fc`` is each module with the last part ``fc``. Case makes no difference.
+
+    Returns:
+        True if one matches.
+
+    Example:
+        >>> [is_called(name, ["*.fc"]) for name in ("fc", "mlp.FC", "mlp_fc")]
+        [True, True, False]
+    """
+    dotted = f".{name}".lower()
+    return any(fnmatch.fnmatchcase(dotted, pattern.lower()) for pattern in patterns)
+
+
 def read_table(path: str | os.PathLike[str] | None = None) -> LayoutTable:
     """Read the rules by which weights cross between layouts.
 
@@ -295,9 +316,6 @@ def _check(table: LayoutTable, path: object) -> None:
     for position, rule in enumerate(table.own_rules):
         if fault := _fault_of_rule(rule, table):
             raise _invalid(path, f"{fault} - at `$.rules[{position}]`, kind {rule.kind!r}")
-    for position, pattern in enumerate(table.own_kept):
-        if fault := _fault_of_pattern(pattern):
-            raise _invalid(path, f"{fault} - at `$.kept[{position}]`")
     for position, names in enumerate(table.modules):
         if fault := _fault_of_modules(names, table):
             raise _invalid(path, f"{fault} - at `$.modules[{position}]`")
@@ -306,24 +324,28 @@ def _check(table: LayoutTable, path: object) -> None:
 
 
 def _fault_of_rule(rule: Rule, table: LayoutTable) -> str:
-    fault = _fault_of_layouts(rule.places, table) or _fault_of_pattern(rule.module)
+    if fault := _fault_of_layouts(rule.places, table):
+        return fault
     if len(rule.places) < 2:
-        fault = fault or "a rule needs the places of two layouts at least"
-    axes: set[str] = set()
+        return "a rule needs the places of two layouts at least"
+    axes = set(next(iter(rule.places.values())).axes.split())
     for layout, place in rule.places.items():
-        words = place.axes.split()
-        axes = axes or set(words)
-        if not fault and (len(set(words)) < len(words) or set(words) != axes):
-            fault = f"the axes of all places must be the same, each once, not {place.axes!r}"
-        fault = (
-            fault or _fault_of_pattern(place.module) or _fault_of_collection(place, layout, table)
-        )
-        strange = {word for fit in place.fits.values() for word in fit.split()} - axes
-        if not fault and strange:
-            fault = f"'fits' names axes that the tensor does not have: {', '.join(sorted(strange))}"
-    if not fault and (strange := rule.sizes.keys() - axes):
-        fault = f"'sizes' names axes that the tensor does not have: {', '.join(sorted(strange))}"
-    return fault
+        fault = _fault_of_axes(place, axes) or _fault_of_collection(place, layout, table)
+        if fault:
+            return fault
+    return _strange("sizes", rule.sizes, axes)
+
+
+def _fault_of_axes(place: Place, axes: set[str]) -> str:
+    words = place.axes.split()
+    if len(set(words)) < len(words) or set(words) != axes:
+        return f"the axes of all places must be the same, each once, not {place.axes!r}"
+    return _strange("fits", (word for fit in place.fits.values() for word in fit.split()), axes)
+
+
+def _strange(field: str, words: Iterable[str], axes: set[str]) -> str:
+    strange = ", ".join(sorted(set(words) - axes))
+    return f"{field!r} names axes that the tensor does not have: {strange}" if strange else ""
 
 
 def _fault_of_collection(place: Place, layout: str, table: LayoutTable) -> str:
@@ -336,14 +358,6 @@ def _fault_of_collection(place: Place, layout: str, table: LayoutTable) -> str:
 def _fault_of_layouts(found: dict[str, Any], table: LayoutTable) -> str:
     unknown = [name for name in found if name not in table.layouts]
     return f"there is no layout {unknown[0]!r}; there are {table.layouts}" if unknown else ""
-
-
-def _fault_of_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        return f"{pattern!r} is no regular expression: {error}"
-    return ""
 
 
 def _fault_of_modules(names: dict[str, str], table: LayoutTable) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from safetensors_core.convert.layout_table import LayoutTable, Place, Rule, read_table
+from safetensors_core.convert.layout_table import LayoutTable, Place, Rule, is_called, read_table
 from safetensors_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -185,9 +185,8 @@ class _Translation:
         for rule in rules:
             if self._has_both(rule) and self._mismatch(tensor, rule) is None:
                 moves.setdefault(self._moved(tensor, rule), rule.kind)
-        for pattern in kept:
-            if re.search(pattern, tensor.dotted):
-                moves.setdefault(self._kept(tensor), "a name that is kept")
+        if is_called(tensor.dotted, kept):
+            moves.setdefault(self._kept(tensor), "a name that is kept")
         if len(moves) > 1:
             kinds = " and ".join(repr(kind) for kind in moves.values())
             raise _UntoldError(f"it is ambiguous: {kinds} match")
@@ -209,7 +208,8 @@ class _Translation:
             expected = first if place.collection is None else place.collection
             if tensor.collection != expected:
                 yield f"it is not in {expected!r}"
-        if not all(re.search(pattern, tensor.module) for pattern in (rule.module, place.module)):
+        patterns = [found for found in (rule.module, place.module) if found]
+        if not all(is_called(tensor.module, found) for found in patterns):
             yield "its module is not called like one"
         sizes = dict(zip(place.axes.split(), tensor.shape, strict=True))
         for axis, size in rule.sizes.items():
@@ -280,7 +280,7 @@ class _Translation:
             if (
                 len(tensor.shape) in ranks
                 and not {self._source, self._target}.isdisjoint(between)
-                and re.search(refusal.tensor, tensor.dotted)
+                and is_called(tensor.dotted, refusal.tensors)
             ):
                 raise _UntoldError(refusal.reason)
 
