@@ -31,6 +31,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _ARRAY_TYPES = {code: NumpyFramework.dtypes[code] for code in DTYPES}
 _NUMPY = NumpyFramework()
 _CODES_OF_ARRAYS = {dtype: code for code, dtype in _ARRAY_TYPES.items()}
+_FLOATS = {code for code in DTYPES if code.startswith(("F", "BF"))}
 
 # The last two are made in static graph mode: descriptions of tensors, with no data. They come
 # last, because Paddle passes every tensor off as a `Variable` to whoever asks.
@@ -128,6 +129,31 @@ class PaddleFramework(HostFramework):
             for name, tensor in tensors.items():
                 tensors[name] = tensor._copy_to(place, True)
         return tensors
+
+    def cast(self, tensor: Any, dtype: Dtype) -> Any:
+        """A tensor of another floating-point type, as `astype` rounds it.
+
+        What is out of range becomes infinity, but the largest number in F8_E5M2. F8_E4M3 is
+        refused, because Paddle makes its largest number of NaN.
+        """
+        present = self.describe(tensor).dtype
+        if (
+            present not in _FLOATS
+            or dtype not in _FLOATS
+            or (dtype is Dtype.F8_E4M3 and present is not dtype)
+        ):
+            raise InvalidInputError(
+                f"Paddle does not convert {present} to {dtype}; only floating-point types, and "
+                "not to F8_E4M3, where it would make a number of NaN"
+            )
+        return tensor.detach().astype(DTYPES[dtype])
+
+    def permute(self, tensor: Any, axes: tuple[int, ...]) -> Any:
+        """A view of a tensor with its dimensions in another order."""
+        dimensions = len(self.describe(tensor).shape)
+        if sorted(axes) != list(range(dimensions)):
+            raise InvalidInputError(f"{axes} is no order of {dimensions} dimensions")
+        return paddle.transpose(tensor.detach(), list(axes))
 
     def storage_key(self, tensor: Any) -> Hashable | None:
         """Device and address of the memory; None for a tensor without data."""
