@@ -139,12 +139,22 @@ def convert(location: str, dest: str | None, as_json: bool, **options: Any) -> N
         raise
     except (KeyboardInterrupt, OSError, MemoryError) as error:
         raise Failure.of(error, location, _prospect(finished)) from error
-    seconds = None if options["dry_run"] else time.perf_counter() - start
+    seconds = time.perf_counter() - start
     target = _target(dest, converted)
+    dry_run: bool = options["dry_run"]
+    if dry_run and as_json:
+        _write_tensors(converted)
+    elif dry_run:
+        _write_table(converted)
     if as_json:
-        _write_events(location, target, converted, seconds, warned)
-    else:
-        _write_text(target, converted, seconds)
+        done = {"dry_run": dry_run, "seconds": seconds, "warnings": warned}
+        output.write_json({**_document(location, target, converted), **done})
+        return
+    for line in _remarks(converted):
+        output.write(line)
+    verified = "verified" if converted.verified else "not verified"
+    result = "; nothing was written" if dry_run else f" in {duration_text(seconds)}, {verified}"
+    output.write(f"{inert(target)}: {_sums(converted)}{result}")
 
 
 def _remedy_of_dtype(error: DtypeError) -> str:
@@ -183,6 +193,12 @@ def _file_event(file: ConvertedFile) -> dict[str, object]:
     }
 
 
+def _write_tensors(converted: Conversion) -> None:
+    for file in converted.files:
+        for tensor in file.tensors:
+            output.write_json(_tensor_event(tensor, file))
+
+
 def _tensor_event(tensor: PlannedTensor, file: ConvertedFile) -> dict[str, object]:
     return {
         "event": "tensor",
@@ -201,53 +217,21 @@ def _tensor_event(tensor: PlannedTensor, file: ConvertedFile) -> dict[str, objec
     }
 
 
-def _write_events(
-    location: str, target: str, converted: Conversion, seconds: float | None, warned: list[str]
-) -> None:
-    """Tell programs what was written in so many seconds, or would be: None for a dry run."""
-    if seconds is None:
-        for file in converted.files:
-            for tensor in file.tensors:
-                output.write_json(_tensor_event(tensor, file))
+def _document(location: str, target: str, converted: Conversion) -> dict[str, object]:
     index = converted.index_location
-    output.write_json(
-        {
-            "event": "done",
-            "source": without_surrogates(location),
-            "target": without_surrogates(target),
-            "files": [without_surrogates(file.path) for file in converted.files],
-            "index": index and without_surrogates(index),
-            "tensors": converted.tensors,
-            "nbytes": converted.nbytes,
-            "aliases": converted.aliases,
-            "left_out": converted.left_out,
-            "metadata": converted.metadata,
-            "verified": converted.verified,
-            "dry_run": seconds is None,
-            "seconds": seconds,
-            "warnings": warned,
-        }
-    )
-
-
-def _write_text(target: str, converted: Conversion, seconds: float | None) -> None:
-    """Tell people the same."""
-    if seconds is None:
-        _write_table(converted)
-        output.write("")
-    for line in _remarks(converted):
-        output.write(line)
-    resumed = sum(file.resumed for file in converted.files)
-    before = f" ({resumed:,} finished before)" if resumed else ""
-    text = (
-        f"{inert(target)}: {_count(len(converted.files), 'file')}{before}, "
-        f"{_count(converted.tensors, 'tensor')}, {size_text(converted.nbytes)}"
-    )
-    if seconds is None:
-        output.write(f"{text}; nothing was written")
-    else:
-        verified = "verified" if converted.verified else "not verified"
-        output.write(f"{text} in {duration_text(seconds)}, {verified}")
+    return {
+        "event": "done",
+        "source": without_surrogates(location),
+        "target": without_surrogates(target),
+        "files": [without_surrogates(file.path) for file in converted.files],
+        "index": index and without_surrogates(index),
+        "tensors": converted.tensors,
+        "nbytes": converted.nbytes,
+        "aliases": converted.aliases,
+        "left_out": converted.left_out,
+        "metadata": converted.metadata,
+        "verified": converted.verified,
+    }
 
 
 def _write_table(converted: Conversion) -> None:
@@ -266,6 +250,7 @@ def _write_table(converted: Conversion) -> None:
     if all(name == source for name, *_, source in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     output.write_table(columns, rows)
+    output.write("")
 
 
 def _changed(old: str, new: str) -> str:
@@ -288,6 +273,15 @@ def _remarks(converted: Conversion) -> list[str]:
         stand = "name stands" if count == 1 else "names stand"
         lines.append(f"{count:,} {stand} for a tensor that is written under another name")
     return lines
+
+
+def _sums(converted: Conversion) -> str:
+    resumed = sum(file.resumed for file in converted.files)
+    before = f" ({resumed:,} finished before)" if resumed else ""
+    return (
+        f"{_count(len(converted.files), 'file')}{before}, {_count(converted.tensors, 'tensor')}, "
+        f"{size_text(converted.nbytes)}"
+    )
 
 
 def _count(number: int, what: str) -> str:
