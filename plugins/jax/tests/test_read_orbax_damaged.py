@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 
 from plugins.jax.tests.foreign import ask, assert_holds, read
 from safetensors_core import (
@@ -83,6 +84,53 @@ def test_a_link_that_leaves_the_folder_is_refused(folder: bool, in_files: Path) 
     place.symlink_to(outside)
     with pytest.raises(UnsafeCheckpointError, match="symbolic link that leaves the folder"):
         read(in_files)
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 & -(crc & 1))
+    return crc ^ 0xFFFFFFFF
+
+
+def database_of(model: Path, child: str) -> None:
+    """An OCDBT database that refers to data in a folder of it, as Orbax merges processes."""
+    context = tensorstore.Context({"cache_pool#ocdbt": {"total_bytes_limit": 2**20}})
+    config = {"compression": None, "max_inline_value_bytes": 0}
+
+    def ocdbt(folder: Path) -> dict[str, Any]:
+        base = {"driver": "file", "path": f"{folder}/"}
+        pool = "cache_pool#ocdbt"
+        return {"driver": "ocdbt", "base": base, "config": config, "cache_pool": pool}
+
+    array = tensorstore.open(
+        {"driver": "zarr", "kvstore": {**ocdbt(model / child), "path": "w"}},
+        dtype="float32", shape=[4], create=True, context=context,
+    ).result()  # fmt: skip
+    array[...] = 7
+    parent = tensorstore.KvStore.open(ocdbt(model), context=context).result()
+    part = tensorstore.KvStore.open(ocdbt(model / child), context=context).result()
+    transaction = tensorstore.Transaction(atomic=True)
+    part.experimental_copy_range_to(parent.with_transaction(transaction)).result()
+    transaction.commit_async().result()
+    entry = {"key_metadata": [{"key": "w"}], "value_metadata": {"value_type": "jax.Array"}}
+    (model / "_METADATA").write_text(json.dumps({"tree_metadata": {"w": entry}}))
+
+
+def test_a_database_that_refers_to_another_folder_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    database_of(model, "process_0.0")
+    assert_holds(read(model), {"w": np.full(4, 7, np.float32)})
+    (model / "process_0.0").rename(tmp_path / "outside0")
+    [node] = (model / "d").iterdir()
+    content = node.read_bytes()[:-4]
+    assert b"process_0.0/" in content
+    content = content.replace(b"process_0.0/", b"../outside0/")
+    node.write_bytes(content + crc32c(content).to_bytes(4, "little"))
+    with pytest.raises(UnsafeCheckpointError, match=r"tensor 'w' lies outside of the folder"):
+        read(model)
 
 
 def test_a_link_within_the_folder_is_followed(in_files: Path) -> None:
