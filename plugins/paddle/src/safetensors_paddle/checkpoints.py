@@ -47,7 +47,8 @@ def read_pickle(path: str | os.PathLike[str], optimizer: bool = False) -> Foreig
     """Read a file that `paddle.save` wrote as a pickle. Neither runs nor imports Paddle.
 
     Dicts and lists in it are gone through; the names of their tensors are joined with dots. The
-    whole file is in memory until the checkpoint is let go of, and no copy of it.
+    whole file is in memory until the checkpoint is let go of; of protocol 2, which has no bytes,
+    twice as much while it is read.
 
     Args:
         path: The file. With the suffix ``.pdopt`` all of it is the state of an optimizer.
