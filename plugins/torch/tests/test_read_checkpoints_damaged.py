@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,9 @@ def test_an_archive_of_two_pickles_is_refused(tmp_path: Path) -> None:
 def test_numbers_that_do_not_fit_their_checksum_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"w": torch.full((4,), 0.5)}, path)
-    damaged = path.read_bytes().replace(torch.full((4,), 0.5).numpy().tobytes(), bytes(16))
-    path.write_bytes(damaged)
+    numbers = struct.pack("<4f", 0.5, 0.5, 0.5, 0.5)
+    assert path.read_bytes().count(numbers) == 1
+    path.write_bytes(path.read_bytes().replace(numbers, bytes(16)))
     stored = read(path).tensors["w"]
     for reading in (stored.read, lambda: list(stored.chunks())):
         with pytest.raises(ConversionError, match="tensor 'w' are damaged"):
@@ -162,6 +164,19 @@ def repeated(times: int) -> bytes:
 )
 def test_a_damaged_or_hostile_pickle_is_refused(tmp_path: Path, data: bytes) -> None:
     refusal(forge(tmp_path / "a.pt", data))
+
+
+def test_a_dict_that_a_pickle_repeats_without_measure_is_refused(tmp_path: Path) -> None:
+    path = forge(tmp_path / "a.pt", repeated(3), {"0": bytes(16)})
+    assert len(read(path).tensors) == 8
+    path = forge(tmp_path / "a.pt", repeated(40), {"0": bytes(16)})
+    assert "again and again" in refusal(path)
+
+
+def test_a_list_of_tensors_inside_of_itself_is_refused(tmp_path: Path) -> None:
+    data = b"\x80\x02]q\xc8" + pickled(tensor())[2:-1] + b"ah\xc8h\xc8a."
+    path = forge(tmp_path / "a.pt", data, {"0": bytes(16)})
+    assert "inside of itself" in refusal(path)
 
 
 @FORMATS

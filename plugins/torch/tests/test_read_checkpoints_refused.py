@@ -48,8 +48,10 @@ def test_a_bare_pickle_that_runs_code_is_refused(
 ) -> None:
     proof = tmp_path / "proof"
     path = tmp_path / f"model{suffix}"
-    path.write_bytes(pickle.dumps(Call(os.system, f"touch {proof}"), protocol))
-    assert "'posix.system'" in refusal(path, UnsafeCheckpointError)
+    call = Call(os.system, f"touch {proof}")
+    for value in (call, {"w": call}, [1.0, call]):
+        path.write_bytes(pickle.dumps(value, protocol))
+        assert "'posix.system'" in refusal(path, UnsafeCheckpointError)
     assert not proof.exists()
 
 

@@ -27,7 +27,7 @@ def safetensors_read_checkpoint(
     path: str | os.PathLike[str], optimizer: bool
 ) -> ForeignCheckpoint | None:
     """Checkpoints that `torch.save` wrote; PyTorch is imported once a file is one."""
-    from safetensors_torch.checkpoints.recognition import recognise
+    from safetensors_torch.checkpoints import recognise
 
     kind = recognise(path)
     if kind is None:

@@ -6,3 +6,7 @@ about tensors is checked against the file (`archive`, `legacy`, `stored`); names
 """
 
 from __future__ import annotations
+
+from safetensors_torch.checkpoints.recognition import Kind, recognise
+
+__all__ = ["Kind", "recognise"]

@@ -324,8 +324,9 @@ def _known() -> dict[str, Any]:
         elif isinstance(value, torch.qscheme):
             known[f"torch.{name}"] = Opaque("torch.qscheme")
     for name, dtype in _STORAGES.items():
-        for module in ("torch", "torch.cuda", "torch.storage"):
+        for module in ("torch", "torch.cuda"):
             known[f"{module}.{name}Storage"] = _StorageKind(dtype)
+    known["torch.storage.UntypedStorage"] = known["torch.UntypedStorage"]
     return known
 
 

@@ -15,8 +15,8 @@ _SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _ZIP = b"PK\x03\x04"
 # How pickle writes the number that torch.save began its files with before 1.6.
 _MAGIC_NUMBER = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
-# What begins a pickle: its protocol, or in the oldest protocol a global.
-_PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n")
+# What begins a pickle: its protocol, or in the oldest ones a global, a dict or a list.
+_PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\([dl]p0\n|[}\]]q\x00")
 _TAR_MEMBERS = (b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0")
 
 
