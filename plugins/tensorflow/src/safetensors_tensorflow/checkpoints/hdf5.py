@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from safetensors_core.convert import StoredTensor
 from safetensors_core.convert.archives import MAX_EXPANSION
 from safetensors_core.errors import ConversionError, SafetensorError, UnsafeCheckpointError
 from safetensors_numpy.framework import NumpyFramework
+from safetensors_tensorflow.checkpoints.hdf5_input import Hdf5Input
 
 if TYPE_CHECKING:
     import h5py
@@ -48,12 +49,12 @@ class Hdf5File:
         >>> import h5py
         >>> with h5py.File(tmp_path / "a.h5", "w") as file:
         ...     file["layer/w"] = np.zeros(3)
-        >>> with open(tmp_path / "a.h5", "rb") as file:
+        >>> with Hdf5Input(open(tmp_path / "a.h5", "rb")) as file:
         ...     list(Hdf5File(file, "a.h5").datasets)
         ['layer/w']
     """
 
-    def __init__(self, file: BinaryIO, location: str) -> None:
+    def __init__(self, file: Hdf5Input, location: str) -> None:
         try:
             import h5py
         except ImportError:
@@ -63,7 +64,7 @@ class Hdf5File:
         self.location = location
         self.datasets: dict[str, h5py.Dataset] = {}
         self.groups: dict[str, h5py.Group] = {}
-        self._size = file.seek(0, 2)
+        self._size = file.size
         self._addresses: set[int] = set()
         with self._reading("its structure"):
             self._file = h5py.File(file, "r")

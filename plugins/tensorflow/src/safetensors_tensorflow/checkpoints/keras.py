@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import struct
@@ -12,15 +11,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from safetensors_core.convert import ForeignCheckpoint, StoredTensor, open_archive
 from safetensors_core.errors import ConversionError
 from safetensors_tensorflow.checkpoints.hdf5 import Hdf5File
+from safetensors_tensorflow.checkpoints.hdf5_input import Hdf5Input
 from safetensors_tensorflow.checkpoints.recognition import KERAS_WEIGHTS
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["read_archive", "read_hdf5"]
 
@@ -58,7 +55,7 @@ def read_hdf5(path: str, optimizer: bool) -> ForeignCheckpoint | None:
         >>> found.close()
     """
     with ExitStack() as opened:
-        file = opened.enter_context(open(path, "rb"))
+        file = opened.enter_context(Hdf5Input(open(path, "rb")))  # noqa: SIM115  # closed with it
         return _read(file, path, optimizer, opened)
 
 
@@ -114,7 +111,7 @@ def _reading_archive(location: str) -> Iterator[None]:
         raise ConversionError(f"the archive is damaged: {error}", location) from None
 
 
-def _weights(archive: zipfile.ZipFile, location: str) -> BinaryIO:
+def _weights(archive: zipfile.ZipFile, location: str) -> Hdf5Input:
     """The HDF5 file in an archive, of which the checksum was seen to be right."""
     entry = archive.getinfo(KERAS_WEIGHTS)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -129,7 +126,7 @@ def _weights(archive: zipfile.ZipFile, location: str) -> BinaryIO:
         except BaseException:
             copy.close()
             raise
-        return cast("BinaryIO", copy)
+        return Hdf5Input(cast("BinaryIO", copy))
     with archive.open(entry) as source:
         while source.read(_PIECE):
             pass
@@ -137,47 +134,12 @@ def _weights(archive: zipfile.ZipFile, location: str) -> BinaryIO:
     try:
         file.seek(entry.header_offset)
         _, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        return cast(
-            "BinaryIO",
-            _Window(file, entry.header_offset + _LOCAL_HEADER.size + name + extra, entry.file_size),
+        return Hdf5Input(
+            file, entry.header_offset + _LOCAL_HEADER.size + name + extra, entry.file_size
         )
     except BaseException:
         file.close()
         raise
-
-
-class _Window(io.RawIOBase):
-    """A part of a file as a file of its own, which h5py can read without a copy of it."""
-
-    def __init__(self, file: BinaryIO, begin: int, size: int) -> None:
-        super().__init__()
-        self._file = file
-        self._begin = begin
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
-        self._position = max(0, bases[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer).cast("B")
-        view = view[: max(0, self._size - self._position)]
-        self._file.seek(self._begin + self._position)
-        count = self._file.readinto(view)  # type: ignore[attr-defined]
-        self._position += count
-        return int(count)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _read_metadata(file: IO[bytes]) -> dict[str, str]:
@@ -189,7 +151,7 @@ def _read_metadata(file: IO[bytes]) -> dict[str, str]:
 
 
 def _read(
-    file: BinaryIO, location: str, optimizer: bool, opened: ExitStack
+    file: Hdf5Input, location: str, optimizer: bool, opened: ExitStack
 ) -> ForeignCheckpoint | None:
     hdf5 = Hdf5File(file, location)
     opened.callback(hdf5.close)
