@@ -176,3 +176,30 @@ def test_every_pickle_that_is_cut_short_is_refused() -> None:
     for length in range(len(whole)):
         with pytest.raises(ConversionError):
             load_pickle(io.BytesIO(whole[:length]), "m.bin")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04Nr\xff\xff\xff\x7f0.",  # kept in place 2**31 - 1: a table of 32 GiB
+        b"\x80\x04Np4294967296\n.",
+        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f.",  # 2**60 bytes
+        b"\x80\x04\x95" + b"\xff" * 7 + b"\x0fN.",
+        b"\x80\x04B\xff\xff\xff\xff.",
+        b"\x80\x04p\xe4\n.",
+    ],
+)
+def test_a_pickle_that_claims_more_than_it_has_is_refused_before_memory_is_taken(
+    data: bytes,
+) -> None:
+    with pytest.raises(ConversionError, match="its pickle"):
+        load_pickle(io.BytesIO(data), "m.bin")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_needs_no_global_is_read_in_each_protocol(protocol: int) -> None:
+    shared = ["ü", 2**70, -1.5, True, None]
+    value = {"a": shared, "b": (shared, {1: "x" * 300}), "c": [{}, (), "\n"]}
+    file = io.BytesIO(b"before" + pickle.dumps(value, protocol) + b"behind")
+    file.seek(6)
+    assert load_pickle(file, "m.bin") == value

@@ -16,6 +16,7 @@ from safetensors_core import (
     CheckpointReason,
     CheckpointWarning,
     ClosedFileError,
+    ConversionError,
     FileChangedError,
     FrameworkNotFoundError,
     HeaderError,
@@ -29,6 +30,7 @@ from safetensors_core import (
     SliceError,
     StateDictError,
     TensorNotFoundError,
+    UnsafeCheckpointError,
     UnsupportedDtypeError,
 )
 from safetensors_core import errors as module
@@ -73,6 +75,8 @@ ERRORS: list[SafetensorError] = [
     StateDictError("a.safetensors", ["b"], ["c"], {"w": ([1], [2])}),
     CheckpointError(CheckpointReason.MISSING_SHARD, "no such file", "model", ["a.safetensors"]),
     NotASafetensorsRepoError("org/name", ["model.safetensors"]),
+    ConversionError("it is damaged", "a.bin"),
+    UnsafeCheckpointError("its pickle asks for 'os.system'", "a.bin"),
     RemoteError("the connection broke", "https://example.org/a", status=503),
     FileChangedError("its ETag changed", "https://example.org/a"),
     PluginError("plugin 'acme' is disabled"),

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from safetensors_core.reasons import CheckpointReason, Reason
+from safetensors_core.suggestions import closest_name
 
 __all__ = [
     "CheckpointError",
@@ -55,10 +56,6 @@ __all__ = [
     "UnsafeCheckpointError",
     "UnsupportedDtypeError",
 ]
-
-# Comparing names takes tens of microseconds each, and an error may be one of thousands that a
-# program catches.
-_MOST_COMPARED = 1000
 
 
 class SafetensorError(Exception):
@@ -163,29 +160,12 @@ class TensorNotFoundError(SafetensorError, KeyError):
         super().__init__(tensor)
         self.tensor = tensor
         self.location = location
-        self.suggestion = _closest(tensor, list(names))
+        self.suggestion = closest_name(tensor, list(names))
 
     # KeyError's own __str__ would show the repr of the first argument.
     def __str__(self) -> str:
         hint = f". Did you mean {self.suggestion!r}?" if self.suggestion is not None else ""
         return f"{self.location}: no tensor {self.tensor!r}{hint}"
-
-
-def _closest(wanted: str, names: list[str]) -> str | None:
-    """The most similar name, if any is similar."""
-    if len(names) > _MOST_COMPARED:
-        # A slip of one or two letters leaves one half of a name as it was.
-        head, tail = wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]
-        names = [
-            name
-            for name in names
-            if abs(len(name) - len(wanted)) <= 2 and (name.startswith(head) or name.endswith(tail))
-        ]
-    if not 0 < len(names) <= _MOST_COMPARED:
-        return None
-    import difflib
-
-    return next(iter(difflib.get_close_matches(wanted, names, n=1)), None)
 
 
 class SliceError(SafetensorError, IndexError):

@@ -39,10 +39,16 @@ _EXTRAS = {
     ".npy": "numpy",
     ".npz": "numpy",
     ".onnx": "numpy",
+    ".pdiparams": "paddle",
+    ".pdopt": "paddle",
     ".pdparams": "paddle",
     ".pt": "torch",
     ".pth": "torch",
 }
+# What programs call the weights of any model.
+_ANY_MODEL = {"", "flax_model", "model_state", "pytorch_model", "tf_model"}
+# What they write beside the weights, and nobody means by the name of the folder.
+_BESIDE = {"optimizer", "rng_state", "scaler", "scheduler", "training_args"}
 _NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 
 
@@ -218,9 +224,8 @@ def _in_folder(folder: str) -> SourceFiles:
 
 def _is_candidate(name: str) -> bool:
     stem, ending = os.path.splitext(name)
-    # What trainers write beside the weights, and nobody wants as a checkpoint of its own.
-    beside = stem in ("optimizer", "scheduler", "rng_state", "scaler", "training_args")
-    return ending.lower() in _EXTRAS and not name.startswith(".") and not beside
+    beside = stem in _BESIDE or ending == ".pdopt" or name.startswith(".")
+    return ending.lower() in _EXTRAS and not beside
 
 
 def _indexed(location: str, folder: str, name: str) -> SourceFiles:
@@ -249,4 +254,4 @@ def _stem(name: str) -> str:
         if stem.lower().endswith(ending):
             stem = stem[: -len(ending)]
             break
-    return "model" if stem in ("", "pytorch_model", "tf_model", "flax_model") else stem
+    return "model" if stem in _ANY_MODEL else stem

@@ -208,7 +208,9 @@ class _Gathered:
                     f"{_listed(sorted(self._seen))}"
                 )
         if not self.tensors:
-            raise InvalidInputError(f"{self._location}: there are no tensors to convert")
+            reasons = sorted(set(self.left_out.values()))
+            left_out = f"; what is left out: {_listed(reasons)}" if reasons else ""
+            raise InvalidInputError(f"{self._location}: there are no tensors to convert{left_out}")
         _check_unique(self._location, self.tensors)
 
 
