@@ -83,7 +83,7 @@ def sort_leaves(leaves: Iterable[Leaf], optimizer: bool, location: str) -> Conte
         name = ".".join(path)
         if name in names:
             raise ConversionError(
-                f"two values would both be named {name[:_SHOWN]!r}, because keys hold dots",
+                f"two values would both be named {name[:_SHOWN]!r}: rename a key that holds a dot",
                 location,
             )
         names.add(name)
