@@ -33,6 +33,10 @@ class OrbaxFolder(NamedTuple):
         trees: Folders of trees by the name of the item, which is empty for the only one.
         others: What else the checkpoint holds: items by name, with their folders.
         step: The step that was taken; None where the folder is no series of steps.
+
+    Example:
+        >>> OrbaxFolder("run", {"": "run/20/default"}, {}, 20).step
+        20
     """
 
     folder: str

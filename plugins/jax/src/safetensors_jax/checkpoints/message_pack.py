@@ -59,6 +59,10 @@ class PackedArray(NamedTuple):
         shape: Elements per dimension.
         dtype: As NumPy calls it.
         pieces: Offset and length of its bytes, in order; more than one for arrays over 1 GiB.
+
+    Example:
+        >>> PackedArray((2,), "uint8", ((13, 2),)).dtype
+        'uint8'
     """
 
     shape: tuple[int, ...]
@@ -71,6 +75,10 @@ class Other(NamedTuple):
 
     Attributes:
         description: What it is.
+
+    Example:
+        >>> Other("a complex number").description
+        'a complex number'
     """
 
     description: str

@@ -27,6 +27,10 @@ class Leaf(NamedTuple):
         tensor: For a tensor: makes its description, given its name.
         plain: For a text or a number: as a text.
         reason: For anything else: what it is.
+
+    Example:
+        >>> Leaf(("step",), plain="3").plain
+        '3'
     """
 
     path: tuple[str, ...]
@@ -37,7 +41,17 @@ class Leaf(NamedTuple):
 
 @dataclass
 class Contents:
-    """What a tree holds, by name."""
+    """What a tree holds, by name.
+
+    Attributes:
+        tensors: What can be read.
+        metadata: Texts and numbers, as texts.
+        left_out: Everything else, with the reason.
+
+    Example:
+        >>> Contents().tensors
+        {}
+    """
 
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
