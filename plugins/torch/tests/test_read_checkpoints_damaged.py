@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from plugins.torch.tests.forged import forge, pickled, read, refusal, tensor
+from plugins.torch.tests.forged import Call, Stored, forge, pickled, read, refusal, tensor
 from safetensors_core import ConversionError, SafetensorError, UnsafeCheckpointError
 from safetensors_torch.framework import TorchFramework
 
@@ -177,6 +178,34 @@ def test_a_list_of_tensors_inside_of_itself_is_refused(tmp_path: Path) -> None:
     data = b"\x80\x02]q\xc8" + pickled(tensor())[2:-1] + b"ah\xc8h\xc8a."
     path = forge(tmp_path / "a.pt", data, {"0": bytes(16)})
     assert "inside of itself" in refusal(path)
+
+
+def forge_legacy(path: Path, view: tuple[str, int, int] | None) -> Path:
+    """A file as torch wrote them before 1.6, of a view of the storage with the numbers 0 to 5."""
+    storage = Stored(torch.FloatStorage, "7", "cpu", 6, view)
+    hooks: OrderedDict[str, object] = OrderedDict()
+    weight = Call(torch._utils._rebuild_tensor_v2, storage, 1, (2,), (1,), False, hooks)
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {"w": weight}, ["7"]]
+    numbers = struct.pack("<q6f", 6, 0, 1, 2, 3, 4, 5)
+    path.write_bytes(b"".join(map(pickled, parts)) + numbers)
+    return path
+
+
+def test_views_of_storages_in_the_oldest_files_begin_where_they_say(tmp_path: Path) -> None:
+    for view, numbers in [(None, [1.0, 2.0]), (("8", 2, 3), [3.0, 4.0])]:
+        stored = read(forge_legacy(tmp_path / "a.pt", view)).tensors["w"]
+        assert stored.read().tolist() == numbers
+        assert b"".join(map(bytes, stored.chunks())) == struct.pack("<2f", *numbers)
+
+
+@pytest.mark.parametrize("view", [("8", 4, 3), ("8", -1, 3), ("8", 0), "8"])
+def test_a_view_that_is_none_of_its_storage_is_refused(tmp_path: Path, view: Any) -> None:
+    assert "its pickle is damaged" in refusal(forge_legacy(tmp_path / "a.pt", view))
+
+
+def test_names_of_python_2_are_read_as_texts(tmp_path: Path) -> None:
+    data = b"\x80\x02}U\x03w\xc3\xa9" + pickled(tensor())[2:-1] + b"s."
+    assert list(read(forge(tmp_path / "a.pt", data, {"0": bytes(16)})).tensors) == ["w\xe9"]
 
 
 @FORMATS
