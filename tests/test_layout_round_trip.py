@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import flax.serialization
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -15,7 +17,7 @@ from flax import linen
 from flax.traverse_util import unflatten_dict
 
 from safetensors_core import InvalidInputError, convert_file, load_file, read_header
-from safetensors_tensorflow import load_model
+from safetensors_tensorflow import load_model, save_model
 from tests.layout_models import MODELS, FlaxConvNet, TorchConvNet, example, trained
 
 # The steps of a batch norm have 64 bits, which JAX says of what it loads.
@@ -105,6 +107,57 @@ def test_a_model_of_keras_computes_what_that_of_pytorch_does(
     assert all(name.endswith("/num_batches_tracked") for name in unexpected)
     expected = model(torch.from_numpy(example(kind))).detach().numpy()
     np.testing.assert_allclose(copy(example(kind)), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_file_of_flax_computes_the_same_in_pytorch(
+    kind: str, rules: Path, tmp_path: Path
+) -> None:
+    model, x = MODELS[kind][1](), example(kind)
+    variables = model.init(jax.random.key(0), x)
+    source, path = tmp_path / "flax_model.msgpack", tmp_path / "torch.safetensors"
+    source.write_bytes(flax.serialization.to_bytes(variables))
+    convert_file(source, path, target_layout="torch", layout_rules=rules)
+    copy = MODELS[kind][0]().eval()
+    # Assigned and not copied: the head of this model is tied to nothing.
+    copy.load_state_dict(load_file(path, "torch"), strict=True, assign=True)
+    computed = copy(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(computed, model.apply(variables, x), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_model_of_keras_computes_the_same_in_pytorch(
+    kind: str, rules: Path, tmp_path: Path
+) -> None:
+    model, x = MODELS[kind][2](), example(kind)
+    expected = model(x)
+    source, path = tmp_path / "keras.safetensors", tmp_path / "torch.safetensors"
+    save_model(model, source)
+    convert_file(
+        source, path, source_layout="tensorflow", target_layout="torch", layout_rules=rules
+    )
+    copy = MODELS[kind][0]().eval()
+    copy.load_state_dict(load_file(path, "torch"), strict=True, assign=True)
+    computed = copy(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(computed, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+# Keras says so of itself when it saves.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_whole_model_in_the_older_file_of_keras_computes_the_same_in_pytorch(
+    tmp_path: Path,
+) -> None:
+    layers = [
+        keras.layers.Conv2D(8, 3, name="conv"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(5, name="fc"),
+    ]
+    model = keras.Sequential([keras.Input((10, 9, 3)), *layers], name="net")
+    source, path, x = tmp_path / "net.h5", tmp_path / "torch.safetensors", example("convolutions")
+    model.save(source)
+    convert_file(source, path, target_layout="torch")
+    copy = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(3, 8, 3), "fc": torch.nn.Linear(8, 5)})
+    torch.nn.ModuleDict({"net": copy}).load_state_dict(load_file(path, "torch"), strict=True)
+    computed = copy["fc"](copy["conv"](torch.from_numpy(x).permute(0, 3, 1, 2)).mean((2, 3)))
+    np.testing.assert_allclose(computed.detach().numpy(), model(x), atol=TOLERANCE)
 
 
 def test_flax_carries_the_steps_of_a_batch_norm_along(tmp_path: Path) -> None:

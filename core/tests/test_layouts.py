@@ -177,6 +177,7 @@ def test_an_unknown_layout_is_refused_with_those_that_there_are(source: str, tar
         ({"lstm/recurrent_kernel": (4, 12)}, "tensorflow", "torch", "recurrent layers"),
         ({"mha.query.kernel": (4, 2, 2)}, "flax", "torch", "an axis of heads"),
         ({"mha/attention_output/kernel": (2, 2, 4)}, "tensorflow", "torch", "an axis of heads"),
+        ({"layers/dense/vars/1": (4,)}, "tensorflow", "torch", "number the weights of a layer"),
         ({"depthwise_conv2d/kernel": (3, 3, 8, 1)}, "tensorflow", "torch", "DepthwiseConv"),
         ({"conv_dw.weight": (8, 1, 3, 3)}, "torch", "tensorflow", "DepthwiseConv"),
         ({"a.lora": (2, 3)}, "torch", "flax", "no rule knows a 'lora' of rank 2"),
