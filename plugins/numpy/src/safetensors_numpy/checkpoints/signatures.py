@@ -64,6 +64,7 @@ def _holds_arrays(path: str | os.PathLike[str]) -> bool:
 
 
 def _is_model(file: IO[bytes], path: str | os.PathLike[str]) -> bool:
+    size = os.fstat(file.fileno()).st_size
     while (key := _varint(file)) is not None:
         number, kind = key >> 3, key & 7
         if _MODEL_FIELDS.get(number) != kind:
@@ -76,7 +77,7 @@ def _is_model(file: IO[bytes], path: str | os.PathLike[str]) -> bool:
         if number == 1 and not 0 < value <= _NEWEST_IR:
             return False
         if kind == 2:
-            file.seek(value, os.SEEK_CUR)
+            file.seek(min(file.tell() + value, size))
     # It ends before the graph: cut off, if it is a model at all.
     return _ends_with(path, ".onnx")
 

@@ -79,7 +79,10 @@ def checked_shape(name: str, dtype: Dtype, shape: tuple[int, ...], location: str
         Traceback (most recent call last):
         safetensors_core.errors.ConversionError: a.npz: tensor 'w': no array can have the shape [-1]
     """
-    if len(shape) > _MOST_DIMENSIONS or not all(0 <= length < 2**63 for length in shape):
+    # NumPy multiplies the lengths even where one is zero, in 63 bits.
+    beside_zeros = math.prod(length or 1 for length in shape[:_MOST_DIMENSIONS])
+    fits = 0 < beside_zeros * dtype.bits < 2**63 and min(shape, default=0) >= 0
+    if len(shape) > _MOST_DIMENSIONS or not fits:
         more = ", ..." if len(shape) > 8 else ""
         shown = f"[{', '.join(map(str, shape[:8]))}{more}]"
         raise ConversionError(f"tensor {name!r}: no array can have the shape {shown}", location)
