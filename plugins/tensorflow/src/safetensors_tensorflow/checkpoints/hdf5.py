@@ -174,9 +174,12 @@ class Hdf5File:
             raise UnsafeCheckpointError(f"its group {path!r} has another name, too", self.location)
         self._addresses.add(address)
         self.groups[path] = group
-        for name in sorted(group, key=_order):
+        names = list(group)
+        for name in names:
+            if not isinstance(name, str):  # what is no text, h5py gives as bytes
+                raise ConversionError(f"the name {name!r} in it is no text", self.location)
+        for name in sorted(names, key=_order):
             inner = f"{path}/{name}".lstrip("/")
-            inner.encode()  # h5py passes on bytes that are no text in a way that has no encoding
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 kind = "a link to another file" if isinstance(link, h5py.ExternalLink) else "a link"
