@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def test_the_state_of_the_optimizer_is_left_out_unless_asked_for(tmp_path: Path,
 
 
 def test_weights_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    class Many(keras.layers.Layer):
+    class Many(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         def build(self, shape: Any) -> None:
             for _ in range(12):
                 self.add_weight(shape=(1,))
@@ -269,7 +270,7 @@ def test_a_compressed_archive_is_read_and_leaves_nothing_behind(
 def test_code_in_the_configuration_is_never_run(tmp_path: Path) -> None:
     target = tmp_path / "was_run"
     code = compile(f"open({str(target)!r}, 'w').close()", "lambda", "exec")
-    function = type(test_code_in_the_configuration_is_never_run)(code, {"open": open})
+    function = types.FunctionType(code, {"open": open})
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Lambda(function, output_shape=(3,)), keras.layers.Dense(2)]
     )

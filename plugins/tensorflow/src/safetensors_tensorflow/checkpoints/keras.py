@@ -46,9 +46,9 @@ def read_hdf5(path: str, optimizer: bool) -> ForeignCheckpoint | None:
         OSError: It cannot be read.
 
     Example:
-        >>> import keras
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
-        >>> model.save_weights(tmp_path / "a.weights.h5")
+        >>> import h5py
+        >>> with h5py.File(tmp_path / "a.weights.h5", "w") as file:
+        ...     file["layers/dense/vars/1"] = np.zeros(2, np.float32)
         >>> found = read_hdf5(str(tmp_path / "a.weights.h5"), False)
         >>> found.tensors["layers/dense/vars/1"].read()
         array([0., 0.], dtype=float32)
@@ -77,9 +77,12 @@ def read_archive(path: str, optimizer: bool) -> ForeignCheckpoint:
         OSError: It cannot be read.
 
     Example:
-        >>> import keras
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
-        >>> model.save(tmp_path / "a.keras")
+        >>> import h5py
+        >>> with h5py.File(tmp_path / "model.weights.h5", "w") as file:
+        ...     file["layers/dense/vars/1"] = np.zeros(2, np.float32)
+        >>> with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        ...     archive.write(tmp_path / "model.weights.h5", "model.weights.h5")
+        ...     archive.writestr("metadata.json", "{}")
         >>> found = read_archive(str(tmp_path / "a.keras"), False)
         >>> found.tensors["layers/dense/vars/1"].read()
         array([0., 0.], dtype=float32)
