@@ -178,6 +178,13 @@ def test_a_weight_that_is_listed_and_missing_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "a.h5", ConversionError, "its weight 'dense/kernel:0' is missing")
 
 
+def test_names_that_are_no_texts_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        numbers = [np.arange(2), np.arange(3)]
+        file.attrs.create("layer_names", np.array(numbers, object), dtype=h5py.vlen_dtype("i4"))
+    refused(tmp_path / "a.h5", ConversionError, "'layer_names' of '' cannot be read: .*no text")
+
+
 def test_a_heap_that_hdf5_never_returns_from_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:

@@ -252,7 +252,12 @@ class Hdf5File:
         return str(dataset.attrs["dtype"])
 
     def _check_attribute(self, attributes: h5py.AttributeManager, name: str) -> None:
+        import h5py
+
         stored = attributes.get_id(name)
+        # HDF5 can crash on lists of other things whose description is damaged.
+        if math.prod(stored.shape) and h5py.check_string_dtype(stored.dtype) is None:
+            raise ValueError("it is no text")
         if math.prod(map(int, stored.shape)) * stored.dtype.itemsize > self._size:
             raise ValueError("it would be larger than the file")
 
