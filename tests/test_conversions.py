@@ -55,7 +55,8 @@ def with_old_torch(folder: Path) -> tuple[Path, Arrays]:
 
 def with_numpy(folder: Path) -> tuple[Path, Arrays]:
     path = folder / "model.npz"
-    np.savez_compressed(path, **WEIGHTS)
+    arrays: dict[str, Any] = dict(WEIGHTS)
+    np.savez_compressed(path, **arrays)
     with np.load(path) as loaded:
         return path, dict(loaded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors_core import (
     ConversionError,
     Dtype,
     FrameworkNotFoundError,
+    InvalidInputError,
     convert_file,
     hookimpl,
 )
@@ -71,3 +73,18 @@ def test_what_a_plugin_gives_must_be_a_tensor(tmp_path: Path, simple: Simple) ->
     (tmp_path / "m.any").touch()
     with pytest.raises(FrameworkNotFoundError, match="takes objects of type builtins"):
         convert_file(tmp_path / "m.any", tmp_path / "out")
+
+
+def test_what_a_reader_did_not_expect_is_an_error_that_names_the_tensor(tmp_path: Path) -> None:
+    source = write_toy(tmp_path / "m.toy", TENSORS)
+    with registered(ToyPlugin()) as plugin:
+        plugin.failures["a"] = ZeroDivisionError("oops")
+        with pytest.raises(ConversionError, match=r"m\.toy: tensor 'a' cannot be read: ZeroDiv"):
+            convert_file(source, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["m.toy"]
+
+
+@pytest.mark.parametrize("options", [{"source_layout": "torch"}, {"layout_rules": "rules.json"}])
+def test_options_of_layouts_need_a_layout(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match="need a target_layout"):
+        convert_file(tmp_path / "m.toy", **options)

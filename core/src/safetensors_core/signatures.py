@@ -8,7 +8,7 @@ from safetensors_core.errors import HeaderError, Reason
 
 __all__ = ["recognise"]
 
-_CONVERT = "convert it with the library that wrote it"
+_CONVERT = "if it holds weights, 'safetensors-core convert' may read it"
 _MAGIC = (
     (b"PK\x03\x04", Reason.ZIP_ARCHIVE, "a zip archive, such as torch.save writes", _CONVERT),
     (b"PK\x05\x06", Reason.ZIP_ARCHIVE, "an empty zip archive", _CONVERT),

@@ -180,7 +180,7 @@ def _target(dest: str | None, converted: Conversion) -> str:
         return dest
     if converted.index_location is None:
         return converted.files[0].path
-    return os.path.dirname(converted.index_location)
+    return os.path.dirname(converted.index_location) or os.curdir
 
 
 def _file_event(file: ConvertedFile) -> dict[str, object]:

@@ -37,8 +37,10 @@ def collected_warnings(*, as_json: bool) -> Iterator[list[str]]:
         try:
             yield texts
         finally:
-            # Our own: what libraries say of their own use is not for those who run a command.
-            ours = [one for one in caught if one.category in (CheckpointWarning, UserWarning)]
+            # What libraries say of their own use is not for those who run a command. Plugins that
+            # fail and numbers that overflow are RuntimeWarnings.
+            told = (CheckpointWarning, RuntimeWarning, UserWarning)
+            ours = [one for one in caught if one.category in told]
             texts += dict.fromkeys(without_surrogates(str(one.message)) for one in ours)
             if not as_json and sys.stderr is not None:
                 with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from safetensors_core import __version__
 from safetensors_core.checkpoint.local_folder import LocalFolder
 from safetensors_core.convert.changes import Changes, parse_dtype, parse_rename
 from safetensors_core.convert.copying import OpenFiles, check_copy
@@ -174,6 +173,8 @@ def convert_file(
         >>> converted.nbytes
         24
     """
+    if target_layout is None and (source_layout is not None or layout_rules is not None):
+        raise InvalidInputError("source_layout and layout_rules need a target_layout")
     pairs = rename.items() if isinstance(rename, Mapping) else rename
     changes = Changes(
         dtype=None if dtype is None else parse_dtype(dtype),
@@ -196,9 +197,9 @@ def convert_file(
         resumed = job.run(identity, on_file)
     else:
         resumed = set()
-    index = os.path.join(folder, plan.pattern.index) if len(plan.files) > 1 else None
+    index = _join(folder, plan.pattern.index) if len(plan.files) > 1 else None
     done = [
-        ConvertedFile(os.path.join(folder, name), tensors, name in resumed)
+        ConvertedFile(_join(folder, name), tensors, name in resumed)
         for name, tensors in plan.files.items()
     ]
     verified = verify and not dry_run
@@ -242,7 +243,7 @@ class _Job:
                     sources.only({tensor.path for tensor in tensors})
                     self._write(staging, name, sources)
                 if on_file is not None:
-                    path = os.path.join(self._folder, name)
+                    path = _join(self._folder, name)
                     on_file(ConvertedFile(path, tensors, name in resumed))
             sources.only([])
             self._publish(staging)
@@ -262,7 +263,13 @@ class _Job:
     def _write(self, staging: Staging, name: str, sources: OpenFiles) -> None:
         tensors, part = self._plan.files[name], staging.part(name)
         entries = sources.entries(tensors, self._advance)
-        save_stream(entries, part, self._plan.file_metadata(name) or None, fsync=self._fsync)
+        metadata = self._plan.file_metadata(name) or None
+        try:
+            save_stream(entries, part, metadata, fsync=self._fsync)
+        except OSError as error:
+            if error.filename == part:  # where it is written is nobody's business
+                error.filename = _join(self._folder, name)
+            raise
         if self._verify:
             check_copy(part, tensors, sources, self._advance)
         staging.finish(name)
@@ -308,8 +315,12 @@ def _place(dest: str | os.PathLike[str] | None, source: SourceFiles) -> tuple[st
             )
         if folder.endswith(_ENDING):
             folder, name = os.path.split(folder)
-            folder, stem = folder or os.curdir, name.removesuffix(_ENDING)
-    return folder, f"{stem}{{suffix}}{_ENDING}"
+            stem = name.removesuffix(_ENDING)
+    return folder or os.curdir, f"{stem}{{suffix}}{_ENDING}"
+
+
+def _join(folder: str, name: str) -> str:
+    return os.path.normpath(os.path.join(folder, name))
 
 
 def _check_places(
@@ -317,7 +328,7 @@ def _check_places(
 ) -> None:
     """Refuse to write where something is that must stay."""
     for name in (plan.pattern.single, plan.pattern.index, *plan.files):
-        path = os.path.join(folder, name)
+        path = _join(folder, name)
         if not os.path.lexists(path):
             continue
         if any(os.path.exists(path) and os.path.samefile(path, read) for read in source.files):
@@ -338,7 +349,6 @@ def _identity(
     """A text that changes with all that the result depends on."""
     table = changes.table
     document: dict[str, Any] = {
-        "version": __version__,
         "files": [_stamp(path) for path in source.files],
         "metadata": source.metadata,
         "shard_size": shard_size,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from safetensors_core.convert.finding import opened
 from safetensors_core.convert.foreign import ForeignCheckpoint
 from safetensors_core.convert.plan import PlannedTensor
-from safetensors_core.errors import ConversionError
+from safetensors_core.errors import ConversionError, SafetensorError
 from safetensors_core.framework import TensorSpec
 from safetensors_core.plugins import get_framework
 from safetensors_core.sources import FileSource
@@ -90,10 +90,11 @@ class OpenFiles:
         stored = checkpoint.tensors.get(tensor.source)
         if stored is None or stored.spec != tensor.stored:
             raise ConversionError("the file changed while it was converted", tensor.path)
-        if tensor.is_copied and stored.chunks is not None:
-            yield from stored.chunks()
-            return
-        value = stored.read()
+        with _naming(tensor):
+            if tensor.is_copied and stored.chunks is not None:
+                yield from stored.chunks()
+                return
+            value = stored.read()
         framework = get_framework(value)
         if tensor.axes is not None:
             value = framework.permute(value, tensor.axes)
@@ -122,6 +123,19 @@ class OpenFiles:
                 checkpoint = stack.enter_context(opened(path, optimizer=self._optimizer))
                 self._open[path] = checkpoint, stack.pop_all()
         return self._open[path][0]
+
+
+@contextlib.contextmanager
+def _naming(tensor: PlannedTensor) -> Iterator[None]:
+    """Let what a reader did not expect of a damaged file be an error of ours."""
+    try:
+        yield
+    except (SafetensorError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ConversionError(
+            f"tensor {tensor.source!r} cannot be read: {type(error).__name__}: {error}", tensor.path
+        ) from error
 
 
 def check_copy(

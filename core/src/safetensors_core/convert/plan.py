@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -159,7 +159,9 @@ def plan_conversion(
             gathered.add(path, checkpoint)
     gathered.check()
     tensors, format_name = _laid_out(gathered, changes)
-    tensors, aliases = _without_repeats(tensors, gathered.keys)
+    aliases: dict[str, str] = {}
+    if changes.target_layout in (None, "torch"):  # loaders of the others know no such notes
+        tensors, aliases = _without_repeats(tensors, gathered.keys)
     metadata = {**source.metadata, **gathered.metadata}
     if format_name:
         metadata["format"] = format_name
@@ -246,7 +248,10 @@ def _laid_out(gathered: _Gathered, changes: Changes) -> tuple[list[PlannedTensor
         )
     assert changes.table is not None
     specs = {tensor.name: tensor.spec for tensor in tensors}
-    moves = translate(specs, source, target, changes.table)
+    try:
+        moves = translate(specs, source, target, changes.table)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{location}: {error}") from None
     moved = []
     for tensor in tensors:
         name, axes = moves[tensor.name]
@@ -267,14 +272,11 @@ def _without_repeats(
 ) -> tuple[list[PlannedTensor], dict[str, str]]:
     """One of each group of names for the very same tensor, and which name stands for the others."""
     groups: dict[Any, list[str]] = {}
-    identity: Callable[[PlannedTensor], Any] = lambda tensor: (  # noqa: E731
-        tensor.path,
-        keys.get((tensor.path, tensor.source), (tensor.source,)),
-        tensor.axes,  # in another layout they may have become two
-    )
     tensors = list(tensors)
     for tensor in tensors:
-        groups.setdefault(identity(tensor), []).append(tensor.name)
+        key = keys.get((tensor.path, tensor.source), (tensor.source,))
+        # In another layout they may have become two.
+        groups.setdefault((tensor.path, key, tensor.axes), []).append(tensor.name)
     aliases = {}
     for names in groups.values():
         kept = min(names)  # as `save_model` of the PyTorch plugin and of the reference keep it
