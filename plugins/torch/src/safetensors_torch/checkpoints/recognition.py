@@ -47,7 +47,7 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
         path: A file or folder.
 
     Returns:
-        None if it has none of them, or is a folder.
+        None if it has none of them, or is no file.
 
     Raises:
         UnsafeCheckpointError: It is a zip archive that does harm, and named like a checkpoint.
@@ -59,7 +59,7 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
         >>> recognise(tmp_path / "a.bin") is None
         True
     """
-    if os.path.isdir(path):
+    if not os.path.isfile(path):  # a checkpoint of TensorFlow is named by how its files begin
         return None
     with open(path, "rb") as file:
         beginning = file.read(512)
