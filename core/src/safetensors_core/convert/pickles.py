@@ -1,53 +1,58 @@
-"""Pickles of foreign checkpoints, read without running anything that they ask for."""
+"""Pickles of foreign checkpoints, read by a machine that calls nothing that they name."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import pickletools
-from collections.abc import Mapping
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from safetensors_core.errors import ConversionError, UnsafeCheckpointError
+from safetensors_core.convert.stand_ins import Function, Opaque, StandIn, pairs, refused_global
+from safetensors_core.errors import ConversionError
 
-__all__ = ["load_pickle", "refused_global"]
+__all__ = ["load_pickle"]
 
-# How many bytes each opcode is followed by; below zero, where they say how many more there are.
-_ARGUMENTS = {
-    opcode.code.encode("latin-1"): 0 if opcode.arg is None else opcode.arg.n
-    for opcode in pickletools.opcodes
-}
-_LENGTHS = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
-_LINES = {b"c": 2, b"i": 2}  # GLOBAL and INST
-_STOP, _FRAME, _PUT = b".", b"\x95", b"p"
-_PLACES = {b"q", b"r"}  # BINPUT and LONG_BINPUT
+_PYTHON_3 = 3  # the protocol from which on globals have the names of Python 3
+
+# An empty dict takes one step, and 64 bytes of memory.
+_MOST_STEPS = 2**25
+_LONGEST_NUMBER = 4096  # bits
+_LONGEST_NAME = 200  # characters that an error shows
+_SIZED = (str, bytes, bytearray, list, tuple, dict)
+_SHORT = 64  # elements of an argument that costs nothing to copy
 
 
 def load_pickle(
-    file: IO[bytes], location: str, allowed: Mapping[tuple[str, str], Any] | None = None
+    file: IO[bytes],
+    location: str,
+    allowed: Mapping[str, Any] | None = None,
+    *,
+    persistent: Callable[[Any], Any] | None = None,
+    limit: int | None = None,
 ) -> Any:
-    """Read a pickle that may only use what is allowed.
+    """Read a pickle, in which globals are what is allowed in their place.
 
-    A pickle is a program: it names functions and calls them. Here a name that is not in `allowed`
-    ends the reading before anything is called.
+    A pickle is a program: it names functions and calls them. This machine calls none but those of
+    `allowed`. Unlike Python's own unpicklers it hashes no nested keys, and allocates no more than
+    there is in the file for what the pickle claims to need.
 
     Args:
-        file: Opened for reading in binary, at the pickle; one that can seek.
+        file: Opened for reading in binary, at the pickle; one that can seek. Afterwards it is at
+            what follows the pickle.
         location: The file as errors show it.
-        allowed: What takes the place of each global, by module and name. None for only what
-            pickle makes without one: numbers, texts, bytes, lists, dicts.
+        allowed: What stands for each global, by its full name in Python 3: a `Function` if it is
+            to be called. None for only what pickle makes without one.
+        persistent: Makes what stands for an object that lies outside of the pickle.
+        limit: Bytes that the pickle may have; None for all that the file has.
 
     Returns:
-        The object.
+        The object: numbers, texts, bytes, lists, tuples, dicts, what `allowed` and `persistent`
+        made, and an `Opaque` for each set.
 
     Raises:
-        UnsafeCheckpointError: It asks for something else; the error names it.
-        ConversionError: It is no whole pickle.
+        UnsafeCheckpointError: It asks for another global; the error names it.
+        ConversionError: It is no whole pickle, or not one of a checkpoint.
 
     Example:
         >>> import io, os, pickle
@@ -57,84 +62,233 @@ def load_pickle(
         Traceback (most recent call last):
         safetensors_core.errors.UnsafeCheckpointError: a.pkl: its pickle asks for ...getcwd...,...
     """
+    machine = _Machine(_Bounded(file, limit), location, allowed or {}, persistent)
     try:
-        _check_sizes(file, location)
-        return _Unpickler(file, location, allowed or {}).load()
-    except (ConversionError, OSError):
+        return machine.run()
+    except ConversionError as error:
+        error.location = location
+        raise
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  # a damaged pickle can fail in any way
-        raise ConversionError(
-            f"its pickle cannot be read: {type(error).__name__}: {error}", location
-        ) from None
+        cause = " ".join(str(error).split())[:200]
+        raise ConversionError(f"its pickle is damaged: {cause}", location) from None
 
 
-def refused_global(name: str, location: str) -> UnsafeCheckpointError:
-    """The error for a pickle that asks for more than weights need.
+class _Bounded:
+    """A file of which a pickle may read only what there is, whatever lengths it claims."""
 
-    Args:
-        name: The global, with its module.
-        location: The file.
+    def __init__(self, file: IO[bytes], limit: int | None) -> None:
+        begin = file.tell()
+        there = file.seek(0, os.SEEK_END) - begin
+        file.seek(begin)
+        self._file = file
+        self._left = there if limit is None else min(there, limit)
+        self._is_limited = self._left < there
+        self.taken = 0
 
-    Returns:
-        The error, to be raised.
+    def check(self, size: int) -> None:
+        if size > self._left - self.taken:
+            if self._is_limited:
+                raise ValueError(f"it claims to be longer than {self._left:,} bytes")
+            raise ValueError(f"it ends too early: {size:,} bytes are to follow")
 
-    Example:
-        >>> print(refused_global("os.system", "a.bin"))
-        a.bin: its pickle asks for 'os.system', which weights do not need; nothing of it was run
-    """
-    return UnsafeCheckpointError(
-        f"its pickle asks for {name!r}, which weights do not need; nothing of it was run", location
-    )
+    def read(self, size: int) -> bytes:
+        self.check(size)
+        self.taken += size
+        return self._file.read(size)
 
-
-def _check_sizes(file: IO[bytes], location: str) -> None:
-    """Compare what a pickle claims with what there is, and go back to its beginning.
-
-    Python's unpickler allocates any length that is announced, and for a value that is to be kept
-    in place N a table of twice that size: nine bytes can ask for 32 GiB.
-    """
-    begin = file.tell()
-    end = file.seek(0, os.SEEK_END)
-    file.seek(begin)
-    codes = 0
-    while (code := file.read(1)) != _STOP:
-        if code not in _ARGUMENTS:
-            raise ConversionError("its pickle is damaged, or ends too early", location)
-        codes += 1
-        place, follow = _argument(file, code)
-        if place > codes:
-            raise ConversionError(f"its pickle is damaged: it has no place {place:,}", location)
-        if follow > end - file.tell():
-            raise ConversionError(
-                f"its pickle ends too early: {follow:,} bytes are to follow", location
-            )
-        if code != _FRAME:  # the opcodes themselves are in a frame
-            file.seek(follow, os.SEEK_CUR)
-    file.seek(begin)
+    def readline(self) -> bytes:
+        line = self._file.readline(self._left - self.taken)
+        self.taken += len(line)
+        return line
 
 
-def _argument(file: IO[bytes], code: bytes) -> tuple[int, int]:
-    """Where an opcode keeps a value, and how many bytes follow on it; 0 where it does neither."""
-    size = _ARGUMENTS[code]
-    if size == pickletools.UP_TO_NEWLINE:
-        lines = [file.readline() for _ in range(_LINES.get(code, 1))]
-        return (int(lines[0]) if code == _PUT else 0), 0
-    number = int.from_bytes(file.read(_LENGTHS.get(size, size)), "little")
-    if size in _LENGTHS or code == _FRAME:
-        return 0, number
-    return (number if code in _PLACES else 0), 0
+class _Machine:
+    """The state of pickle's machine, and the steps that take more than a line."""
 
-
-class _Unpickler(pickle.Unpickler):
     def __init__(
-        self, file: IO[bytes], location: str, allowed: Mapping[tuple[str, str], Any]
+        self,
+        file: _Bounded,
+        location: str,
+        allowed: Mapping[str, Any],
+        persistent: Callable[[Any], Any] | None,
     ) -> None:
-        super().__init__(file)
-        self._location = location
-        self._allowed = allowed
+        self.file = file
+        self.location = location
+        self.allowed = allowed
+        self.persistent = persistent
+        self.protocol = 0
+        self.copied = 0  # elements of the arguments of functions
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # the stacks under each mark
+        self.memo: dict[int, Any] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._allowed[module, name]
-        except KeyError:
-            raise refused_global(f"{module}.{name}", self._location) from None
+    def run(self) -> Any:
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):  # type: ignore[arg-type]
+            if step == _MOST_STEPS:
+                raise ValueError(f"it takes more than {_MOST_STEPS:,} steps")
+            _STEPS.get(opcode.name, _Machine.unknown)(self, argument)
+        return self.stack.pop()
+
+    def unknown(self, _: object) -> None:
+        raise ValueError("it does what checkpoints do not")
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def mark(self) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[Any]:
+        values = self.stack
+        self.stack = self.below.pop()
+        return values
+
+    def last(self, count: int) -> tuple[Any, ...]:
+        values = tuple(self.stack[-count:])
+        if len(values) < count:
+            raise ValueError("it takes more values than it made")
+        del self.stack[-count:]
+        return values
+
+    def integer(self, value: int) -> None:
+        # Python refuses to write down longer ones, which would be noticed elsewhere.
+        if value.bit_length() > _LONGEST_NUMBER:
+            raise ValueError(f"a number of {value.bit_length():,} bits")
+        self.push(value)
+
+    def text(self, value: str) -> None:
+        # pickletools takes the texts of Python 2 for Latin-1; what saved them used UTF-8.
+        self.push(value.encode("latin-1").decode())
+
+    def memorize(self, number: int) -> None:
+        self.memo[number] = self.stack[-1]
+
+    def recall(self, number: int) -> None:
+        if number not in self.memo:
+            raise ValueError(f"it takes value {number:,}, which it did not keep")
+        self.push(self.memo[number])
+
+    def find(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a global is named by what is no text")
+        if self.protocol < _PYTHON_3:
+            module, name = NAME_MAPPING.get(
+                (module, name), (IMPORT_MAPPING.get(module, module), name)
+            )
+        full = f"{module}.{name}"
+        if full not in self.allowed:
+            raise refused_global(full[:_LONGEST_NAME], self.location)
+        self.push(self.allowed[full])
+
+    def instance(self, names: str) -> None:
+        self.find(*names.split(" ", 1))
+        raise ValueError("it makes an instance as only Python 2 did")
+
+    def extension(self, code: int) -> None:
+        # What stands behind the code is in a registry of the process that reads.
+        raise refused_global(f"extension {code}", self.location)
+
+    def reduce(self) -> None:
+        function, arguments = self.last(2)
+        if not isinstance(function, Function) or type(arguments) is not tuple:
+            raise ValueError("it calls what is no function")
+        # A function may copy what it gets, and a pickle can give it the same thing each time.
+        sizes = [len(value) for value in (arguments, *arguments) if type(value) in _SIZED]
+        self.copied += sum(size for size in sizes if size > _SHORT)
+        if self.copied > self.file.taken:
+            raise ValueError("it passes the same values again and again")
+        self.push(function.call(*arguments))
+
+    def persist(self) -> None:
+        if self.persistent is None:
+            raise ValueError("it refers to objects outside of itself")
+        self.push(self.persistent(self.stack.pop()))
+
+    def extend(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise ValueError("it appends to what is no list")
+        target.extend(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not dict:
+            raise ValueError("it sets items of what is no dict")
+        target.update(pairs(values))
+
+    def frozen(self, _: object) -> None:
+        self.since_mark()
+        self.push(Opaque("frozenset"))
+
+    def build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, StandIn):
+            target.set_state(state)
+        # The attributes of an OrderedDict: the versions of modules, which torch keeps there.
+        elif type(target) is not dict:
+            raise ValueError("it sets attributes of what has none")
+
+
+def _constant(value: Any) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.push(value)
+
+
+def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.push(machine.last(count))
+
+
+_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
+    "PROTO": lambda machine, number: setattr(machine, "protocol", number),
+    "FRAME": lambda machine, size: machine.file.check(size),
+    "STOP": lambda *_: None,
+    "NONE": _constant(None),
+    "NEWTRUE": _constant(True),
+    "NEWFALSE": _constant(False),
+    "EMPTY_TUPLE": _constant(()),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_SET": _constant(Opaque("set")),
+    "MARK": lambda machine, _: machine.mark(),
+    "POP": lambda machine, _: machine.last(1),
+    "POP_MARK": lambda machine, _: machine.since_mark(),
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "LIST": lambda machine, _: machine.push(machine.since_mark()),
+    "DICT": lambda machine, _: machine.push(pairs(machine.since_mark())),
+    "FROZENSET": _Machine.frozen,
+    "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
+    "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
+    "SETITEM": lambda machine, _: machine.set_items([*machine.last(2)]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.since_mark()),
+    "ADDITEMS": lambda machine, _: machine.since_mark(),
+    "MEMOIZE": lambda machine, _: machine.memorize(len(machine.memo)),
+    "GLOBAL": lambda machine, names: machine.find(*names.split(" ", 1)),
+    "INST": _Machine.instance,
+    "STACK_GLOBAL": lambda machine, _: machine.find(*machine.last(2)),
+    "REDUCE": lambda machine, _: machine.reduce(),
+    "NEWOBJ": lambda machine, _: machine.reduce(),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": lambda machine, _: machine.persist(),
+    "BINFLOAT": _Machine.push,
+    "FLOAT": _Machine.push,
+}
+for _name in ("EXT1", "EXT2", "EXT4"):
+    _STEPS[_name] = _Machine.extension
+for _name in ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"):
+    _STEPS[_name] = _Machine.integer
+for _name in ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"):
+    _STEPS[_name] = _Machine.push
+for _name in ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"):
+    _STEPS[_name] = _Machine.push
+for _name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
+    _STEPS[_name] = _Machine.text
+for _name in ("GET", "BINGET", "LONG_BINGET"):
+    _STEPS[_name] = _Machine.recall
+for _name in ("PUT", "BINPUT", "LONG_BINPUT"):
+    _STEPS[_name] = _Machine.memorize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from safetensors_core import ConversionError, Dtype, TensorSpec, UnsupportedDtypeError
-from safetensors_core.convert import refused_global
+from safetensors_core.convert import Function, Opaque, StandIn, make_dict, refused_global
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["PickledArray", "PickledScalar", "stand_ins"]
+__all__ = ["STAND_INS", "PickledArray", "PickledScalar"]
 
 _CODES = {
     "b1": Dtype.BOOL,
@@ -37,18 +37,16 @@ _CODES = {
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _MOST_DIMENSIONS = 64  # of an array of NumPy
 _MOST_BYTES = 2**63 - 1
-# Where the modules lie in NumPy from 2.0 on, and before.
-_MODULES = ("numpy._core", "numpy.core")
 
 
 @dataclass
-class _PickledDtype:
+class _PickledDtype(StandIn):
     """What a pickle says about a dtype."""
 
     code: Any
     state: Any = None
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         self.state = state
 
     @property
@@ -61,7 +59,7 @@ class _PickledDtype:
 
 
 @dataclass(eq=False)  # two arrays are the same tensor only if they are the same object
-class PickledArray:
+class PickledArray(StandIn):
     """An array as its pickle describes it. Nothing of it is true before `check`.
 
     Attributes:
@@ -82,8 +80,21 @@ class PickledArray:
     order: Any = "C"
     axes: Any = None
 
-    # The state that NumPy gives its arrays: a version, then these four.
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
+        """Take the state that NumPy gives its arrays: a version, then four values.
+
+        Args:
+            state: What the pickle says.
+
+        Raises:
+            ValueError: It is no such state; so does TypeError.
+
+        Example:
+            >>> array = PickledArray()
+            >>> array.set_state((1, (2,), None, False, b""))
+            >>> array.shape
+            (2,)
+        """
         _, self.shape, self.dtype, is_fortran, data = state
         self.order, self.parts = "F" if is_fortran else "C", [data]
 
@@ -124,7 +135,7 @@ class PickledArray:
 
     def _is_shaped(self) -> bool:
         shape = self.shape
-        if not _are_counts(shape) or len(shape) > _MOST_DIMENSIONS:
+        if not _are_counts(shape):
             return False
         # NumPy counts a dimension of zero elements as one where it makes sure of the size.
         if math.prod(n or 1 for n in shape) * 8 > _MOST_BYTES:
@@ -191,9 +202,9 @@ class PickledArray:
 
 
 def _are_counts(numbers: Any) -> bool:
-    return isinstance(numbers, tuple) and all(
-        type(n) is int and 0 <= n <= _MOST_BYTES for n in numbers
-    )
+    if not isinstance(numbers, tuple) or len(numbers) > _MOST_DIMENSIONS:
+        return False
+    return all(type(n) is int and 0 <= n <= _MOST_BYTES for n in numbers)
 
 
 class PickledScalar(PickledArray):
@@ -205,65 +216,57 @@ class PickledScalar(PickledArray):
     """
 
 
-def stand_ins(location: str) -> Mapping[tuple[str, str], Any]:
-    """What takes the place of the globals in the pickles that `paddle.save` writes.
+def _reconstruct(*_: Any) -> PickledArray:
+    return PickledArray()
 
-    They are made anew for every file: a pickle can set attributes of the functions that it names.
 
-    Args:
-        location: The file, for errors.
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> PickledArray:
+    return PickledArray(dtype, shape, [data], order, axes)
 
-    Returns:
-        For `safetensors_core.convert.load_pickle`.
 
-    Example:
-        >>> ("numpy", "ndarray") in stand_ins("a.pdparams")
-        True
-    """
+def _scalar(dtype: Any, data: Any) -> PickledScalar:
+    return PickledScalar(dtype, (), [data])
 
-    def reconstruct(*_: Any) -> PickledArray:
-        return PickledArray()
 
-    def from_buffer(
-        data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
-    ) -> PickledArray:
-        return PickledArray(dtype, shape, [data], order, axes)
+def _dtype(code: Any, *_: Any) -> _PickledDtype:
+    return _PickledDtype(code)
 
-    def scalar(dtype: Any, data: Any) -> PickledScalar:
-        return PickledScalar(dtype, (), [data])
 
-    def make_dtype(code: Any, *_: Any) -> _PickledDtype:
-        return _PickledDtype(code)
+def _encode(text: Any, encoding: Any) -> bytes:
+    if type(text) is not str or encoding != "latin1":
+        raise refused_global("_codecs.encode", "")
+    return text.encode("latin1")
 
-    def encode(text: str, encoding: str) -> bytes:
-        if (type(text), encoding) != (str, "latin1"):
-            raise refused_global("_codecs.encode", location)
-        return text.encode("latin1")
 
-    def no_bytes() -> bytes:
-        return b""
+def _no_bytes() -> bytes:
+    return b""
 
-    # Paddle saves a tensor of a static graph as a program that has only to name it.
-    def evaluate(*arguments: Any) -> PickledArray:
-        match arguments:
-            case ("data", {"data": PickledArray() as array, **others}) if not others:
-                return array
-        raise refused_global("builtins.eval", location)
 
-    functions = {"_reconstruct": reconstruct, "scalar": scalar}
-    found: dict[tuple[str, str], Any] = {
-        (f"{module}.multiarray", name): function
-        for module in _MODULES
-        for name, function in functions.items()
+# Paddle saves a tensor of a static graph as a program that has only to name it.
+def _evaluate(*arguments: Any) -> PickledArray:
+    match arguments:
+        case ("data", {"data": PickledArray() as array, **others}) if not others:
+            return array
+    raise refused_global("builtins.eval", "")
+
+
+def _stand_ins() -> dict[str, Any]:
+    functions: dict[str, Callable[..., Any]] = {
+        "_codecs.encode": _encode,
+        "builtins.bytes": _no_bytes,
+        "builtins.eval": _evaluate,
+        "builtins.tuple": tuple,
+        "collections.OrderedDict": make_dict,
+        "numpy.dtype": _dtype,
     }
-    for module in _MODULES:
-        found[f"{module}.numeric", "_frombuffer"] = from_buffer
-    for module in ("builtins", "__builtin__"):
-        found[module, "tuple"] = tuple
-        found[module, "bytes"] = no_bytes
-        found[module, "eval"] = evaluate
-    found["numpy", "ndarray"] = "ndarray"  # only ever handed back to `reconstruct`
-    found["numpy", "dtype"] = make_dtype
-    found["_codecs", "encode"] = encode
-    found["collections", "OrderedDict"] = dict
+    for module in ("numpy._core", "numpy.core"):  # in NumPy from 2.0 on, and before
+        functions[f"{module}.multiarray._reconstruct"] = _reconstruct
+        functions[f"{module}.multiarray.scalar"] = _scalar
+        functions[f"{module}.numeric._frombuffer"] = _from_buffer
+    found: dict[str, Any] = {name: Function(function) for name, function in functions.items()}
+    found["numpy.ndarray"] = Opaque("numpy.ndarray")  # only ever handed back to `_reconstruct`
     return found
+
+
+#: What stands for each global that the pickles of `paddle.save` ask for.
+STAND_INS = _stand_ins()

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from safetensors_core import ConversionError, Dtype, UnsupportedDtypeError
-from safetensors_core.convert import ForeignCheckpoint, StoredTensor, load_pickle, open_archive
+from safetensors_core.convert import (
+    ForeignCheckpoint,
+    Function,
+    Opaque,
+    StoredTensor,
+    load_pickle,
+    open_archive,
+)
 from safetensors_numpy.checkpoints.signatures import format_of
 from safetensors_numpy.checkpoints.stored import checked_spec, faults, region_of, stored_tensor
 from safetensors_numpy.framework import NumpyFramework
@@ -47,29 +54,19 @@ class _Header(NamedTuple):
     size: int  # of the header itself, in bytes
 
 
-class _Harmless:
-    """Takes the place of all that NumPy's own pickles of arrays ask for, and does nothing."""
-
-    def __init__(self, *args: object) -> None: ...
-
-    def __call__(self, *args: object) -> _Harmless:
-        return self
-
-    def __setstate__(self, state: object) -> None: ...
-
-
 # What an array of plain objects asks for; so what is named is what somebody put into it.
 _OF_NUMPY = {
-    (module, name): _Harmless
-    for module, names in {
-        "numpy": ("dtype", "ndarray"),
-        "numpy.core.multiarray": ("_reconstruct", "scalar"),
-        "numpy._core.multiarray": ("_reconstruct", "scalar"),
-        "numpy.core.numeric": ("_frombuffer",),
-        "numpy._core.numeric": ("_frombuffer",),
-        "_codecs": ("encode",),
-    }.items()
-    for name in names
+    name: Function(lambda *_: Opaque("object"))
+    for name in (
+        "_codecs.encode",
+        "numpy.dtype",
+        "numpy.ndarray",
+        *(
+            f"{module}.{name}"
+            for module in ("numpy._core", "numpy.core")
+            for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
+        ),
+    )
 }
 
 

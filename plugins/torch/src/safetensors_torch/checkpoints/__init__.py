@@ -1,6 +1,6 @@
 """Checkpoints that `torch.save` wrote, read without `torch.load` and without running anything.
 
-The pickle inside is read by a machine that calls nothing (`pickled`, `rebuilding`); what it says
+The pickle inside names functions, in the place of which are others (`rebuilding`); what it says
 about tensors is checked against the file (`archive`, `legacy`, `stored`); names are made of it
 (`names`). Importing this package does not import PyTorch.
 """

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from safetensors_core import ConversionError, UnsafeCheckpointError
-from safetensors_core.convert import open_archive
+from safetensors_core.convert import load_pickle, open_archive
 from safetensors_core.sources import FileSource
-from safetensors_torch.checkpoints.pickled import MOST_BYTES, read_pickle
 from safetensors_torch.checkpoints.rebuilding import KNOWN, Storage, storage_of
 from safetensors_torch.checkpoints.stored import Contents, Extent
 
-__all__ = ["read_archive"]
+__all__ = ["MOST_BYTES", "explained", "read_archive"]
+
+#: Longest pickle that is read, in bytes: half a million tensors take as much.
+MOST_BYTES = 64 * 2**20
 
 _PICKLE = re.compile(r"([^/]+)/data\.pkl")
 _CONSTANTS = re.compile(r"[^/]+/constants\.pkl")
@@ -64,7 +66,7 @@ def read_archive(source: FileSource) -> Contents:
     if order not in {b"little", b"big"}:
         raise ConversionError(f"its byte order is {order[:20]!r}", source.location)
     try:
-        root = read_pickle(io.BytesIO(pickle), source.location, KNOWN, _storage)
+        root = load_pickle(io.BytesIO(pickle), source.location, KNOWN, persistent=_storage)
     except UnsafeCheckpointError as error:
         raise explained(error, pickle) from None
     storages = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from safetensors_core import ConversionError, UnsafeCheckpointError
+from safetensors_core.convert import load_pickle
 from safetensors_core.sources import FileSource
-from safetensors_torch.checkpoints.archive import explained
-from safetensors_torch.checkpoints.pickled import Bounded, read_pickle
+from safetensors_torch.checkpoints.archive import MOST_BYTES, explained
 from safetensors_torch.checkpoints.rebuilding import KNOWN, Storage, storage_of
 from safetensors_torch.checkpoints.stored import Contents, Extent
 
@@ -47,21 +47,23 @@ def read_legacy(source: FileSource) -> Contents:
 
     location = source.location
     with open(location, "rb") as file:
-        read_pickle(Bounded(file, location), location, {})  # the number that the file begins with
-        version = read_pickle(Bounded(file, location), location, {})
+        load_pickle(file, location, limit=MOST_BYTES)  # the number that the file begins with
+        version = load_pickle(file, location, limit=MOST_BYTES)
         if version != _PROTOCOL_VERSION:
             raise ConversionError("its version of the format is not the only one", location)
-        read_pickle(Bounded(file, location), location, {})  # about the machine; numbers are little
+        load_pickle(file, location, limit=MOST_BYTES)  # about the machine; numbers are little
         begin = file.tell()
         try:
-            root = read_pickle(Bounded(file, location), location, KNOWN, remember)
+            root = load_pickle(file, location, KNOWN, persistent=remember, limit=MOST_BYTES)
         except UnsafeCheckpointError as error:
             file.seek(begin)
             raise explained(error, file.read(_EXPLAINING)) from None
         pickle_size = file.tell() - begin
-        names = read_pickle(Bounded(file, location), location, {})
-        if type(names) is not list or len(names) != len(set(map(str, names))):
+        names = load_pickle(file, location, limit=MOST_BYTES)
+        if type(names) is not list or not all(type(name) is str for name in names):
             raise ConversionError("its list of storages is damaged", location)
+        if len(names) != len(set(names)):
+            raise ConversionError("a storage is twice in its list", location)
         return Contents(root, _extents(file, names, storages, source), pickle_size)
 
 
@@ -83,7 +85,7 @@ def check_plain_pickle(source: FileSource) -> None:
         safetensors_core.errors.UnsafeCheckpointError: ...a.bin: its pickle asks for ...
     """
     with open(source.location, "rb") as file:
-        read_pickle(Bounded(file, source.location), source.location, {})
+        load_pickle(file, source.location, limit=MOST_BYTES)
     raise ConversionError("this is a pickle, but not one that torch.save wrote", source.location)
 
 
@@ -95,13 +97,13 @@ def _storage(reference: object) -> Storage:
 
 
 def _extents(
-    file: BinaryIO, names: list[object], storages: dict[str, Storage], source: FileSource
+    file: BinaryIO, names: list[str], storages: dict[str, Storage], source: FileSource
 ) -> dict[str, Extent]:
     """Where the storages are, which follow the last pickle, each after its length."""
     extents = {}
     offset = file.tell()
     for name in names:
-        storage = storages.get(name) if isinstance(name, str) else None
+        storage = storages.get(name)
         if storage is None:
             raise ConversionError(f"nothing refers to its storage {name!r}", source.location)
         file.seek(offset)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safetensors_core import ConversionError
-from safetensors_torch.checkpoints.pickled import Opaque
+from safetensors_core.convert import Opaque
 from safetensors_torch.checkpoints.rebuilding import Refused, TensorRecord
 
 __all__ = ["WRAPPERS", "Named", "name_tensors"]

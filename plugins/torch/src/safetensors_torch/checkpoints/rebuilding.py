@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from safetensors_torch.checkpoints.pickled import Function, Opaque, pairs
+from safetensors_core.convert import Function, Opaque, make_dict
 from safetensors_torch.views import contiguous_strides
 
 __all__ = ["KNOWN", "Refused", "Storage", "TensorRecord", "storage_of"]
@@ -200,12 +200,11 @@ class _StorageKind:
 
 
 def _numbers(values: object, what: str) -> tuple[int, ...]:
-    if type(values) not in {tuple, list} or not all(
-        type(value) is int and 0 <= value < _LARGEST
-        for value in values  # type: ignore[attr-defined]
+    if not isinstance(values, tuple | list) or not all(
+        type(value) is int and 0 <= value < _LARGEST for value in values
     ):
         raise ValueError(f"the {what} is not made of whole numbers that torch can count to")
-    return tuple(values)  # type: ignore[arg-type]
+    return tuple(values)
 
 
 def _tensor(
@@ -241,28 +240,11 @@ def _first(value: object, *_: object) -> object:
 
 
 def _subclass(function: object, kind: object, arguments: object, _state: object) -> object:
-    # A function that stands for itself would call itself as deep as the file likes.
-    if not isinstance(function, Function) or function.call is _subclass:
+    if not isinstance(function, Function) or function.call not in _FUNCTIONS.values():
         raise ValueError("a tensor is made by what is no function of tensors")
     if not isinstance(kind, Opaque) or type(arguments) is not tuple:
         raise ValueError("a tensor is of a type that is none")
     return function.call(*arguments)
-
-
-def _dict(*items: Any) -> dict[Any, Any]:
-    """`OrderedDict` and `Counter`, of what they were before: nothing, pairs, or a dict."""
-    if not items:
-        return {}
-    (given,) = items
-    if type(given) is dict:
-        return {**given}
-    return pairs([part for pair in given for part in _pair(pair)])
-
-
-def _pair(value: object) -> list[Any] | tuple[Any, ...]:
-    if type(value) not in {list, tuple} or len(value) != 2:  # type: ignore[arg-type]
-        raise ValueError("a dict is made of what are no pairs")
-    return value  # type: ignore[return-value]
 
 
 def _opaque(kind: str) -> Function:
@@ -302,8 +284,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def _known() -> dict[str, Any]:
     known: dict[str, Any] = {
-        "collections.OrderedDict": Function(_dict),
-        "collections.Counter": Function(_dict),
+        "collections.OrderedDict": Function(make_dict),
+        "collections.Counter": Function(make_dict),
         "torch.Size": Function(_shape),
         "torch.device": _opaque("torch.device"),
         "torch.Tensor": Opaque("torch.Tensor"),
