@@ -195,18 +195,26 @@ def test_names_of_keras_2_are_kept_as_they_are(tmp_path: Path) -> None:
     assert list(values(read(path))) == ["b/kernel:0", "a/kernel:0"]
 
 
-def test_a_weight_that_layers_share_is_there_once(tmp_path: Path) -> None:
-    ones = np.ones((2, 3), np.float32)
-    path = legacy(tmp_path / "a", {"x": {"t/w:0": ones}, "y": {"t/w:0": ones}})
-    assert list(values(read(path))) == ["t/w:0"]
-
-
-def test_different_weights_of_one_name_have_their_layers_in_front(tmp_path: Path) -> None:
+def test_weights_of_one_name_have_their_layers_in_front(tmp_path: Path) -> None:
     ones = np.ones((2, 3), np.float32)
     path = legacy(tmp_path / "a", {"x": {"t/w:0": ones}, "y": {"t/w:0": 2 * ones}})
     arrays = values(read(path))
     assert list(arrays) == ["x/t/w:0", "y/t/w:0"]
     assert same(arrays["y/t/w:0"], 2 * ones)
+
+
+def test_weights_of_two_models_are_all_there_though_names_and_values_are_equal(
+    tmp_path: Path,
+) -> None:
+    def part(name: str) -> keras.Model:
+        image = keras.Input((3,))
+        return keras.Model(image, keras.layers.BatchNormalization(name="norm")(image), name=name)
+
+    image = keras.Input((3,))
+    keras.Model(image, part("right")(part("left")(image))).save(tmp_path / "a.h5")
+    arrays = values(read(tmp_path / "a.h5"))
+    parts = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert list(arrays) == [f"{side}/norm/{part}" for side in ("left", "right") for part in parts]
 
 
 def test_a_list_of_names_in_several_pieces_is_read(tmp_path: Path) -> None:

@@ -214,6 +214,11 @@ def test_slots_of_tensorflow_1_are_left_out(tmp_path: Path) -> None:
     )
 
 
+def test_a_weight_below_another_one_is_no_slot(tmp_path: Path) -> None:
+    weights = {"d": tf.ones((2, 3)), "d/bias": tf.ones(3)}
+    assert list(read(write(tmp_path / "c", weights)).tensors) == ["d", "d/bias"]
+
+
 def test_texts_are_left_out(tmp_path: Path) -> None:
     found = read(write(tmp_path / "c", {"w": tf.ones(2), "vocabulary": tf.constant(["a", "b"])}))
     assert list(found.tensors) == ["w"]

@@ -8,6 +8,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -238,22 +239,16 @@ def _path(*names: str) -> str:
 
 
 def _name(held: list[tuple[str, str, StoredTensor]], location: str) -> dict[str, StoredTensor]:
-    """The weights by name. One that several layers share is in the file with each of them."""
-    by_name: dict[str, dict[str, StoredTensor]] = {}
-    for layer, name, tensor in held:
-        by_name.setdefault(name, {})[layer] = tensor
+    """The weights by name; behind that of its layer where several layers have one of that name.
+
+    A layer that two models share is in the file with each. So are weights of two models that are
+    called alike, and biases of zeros are equal without being shared: both are kept.
+    """
+    counts = Counter(name for _, name, _ in held)
     tensors: dict[str, StoredTensor] = {}
-    for name, of_layers in by_name.items():
-        first, *others = of_layers.values()
-        if all(_same(first, other) for other in others):
-            of_layers = {"": first}
-        for layer, tensor in of_layers.items():
-            unique = f"{layer}/{name}" if layer else name
-            if unique in tensors:
-                raise ConversionError(f"two weights of it have the name {unique!r}", location)
-            tensors[unique] = tensor
+    for layer, name, tensor in held:
+        unique = f"{layer}/{name}" if layer and counts[name] > 1 else name
+        if unique in tensors:
+            raise ConversionError(f"two weights of it have the name {unique!r}", location)
+        tensors[unique] = tensor
     return tensors
-
-
-def _same(first: StoredTensor, other: StoredTensor) -> bool:
-    return first.spec == other.spec and first.read().tobytes() == other.read().tobytes()

@@ -83,9 +83,10 @@ def _names(bundle: Bundle, keys: list[str]) -> dict[str, str]:
 def _is_slot(key: str, entries: dict[str, Entry]) -> bool:
     """Whether TensorFlow 1 keeps this for an optimizer, by its name.
 
-    Slots are called after their variable, ``dense/kernel/Adam`` and ``dense/kernel_slot_vc``.
+    Slots are called after their variable, ``dense/kernel/Adam`` and ``dense/kernel_slot_vc``; the
+    first kind has its shape, too.
     """
     variable, _, slot = key.rpartition("/")
     if variable in entries and slot != "ExponentialMovingAverage":
-        return True
+        return entries[variable].shape == entries[key].shape
     return key.rpartition("_slot_")[0] in entries or _POWERS.search(key) is not None
