@@ -1,20 +1,15 @@
-"""What zip archives and pickles of foreign checkpoints may not do."""
+"""What zip archives of foreign checkpoints may not do."""
 
 from __future__ import annotations
 
-import copyreg
-import io
-import os
-import pickle
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from safetensors_core import ConversionError, UnsafeCheckpointError
-from safetensors_core.convert import load_pickle, open_archive
+from safetensors_core.convert import open_archive
 
 
 def archive_of(path: Path, *names: str | zipfile.ZipInfo, data: bytes = b"abc") -> Path:
@@ -126,80 +121,3 @@ def test_every_archive_with_one_damaged_byte_opens_or_is_refused(tmp_path: Path)
         except ConversionError:
             refused += 1
     assert refused > 10
-
-
-class Malicious:
-    """Would run a command where it is unpickled."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_malicious_pickle_is_refused_by_name_and_not_run(tmp_path: Path, protocol: int) -> None:
-    trace = tmp_path / "trace"
-    data = pickle.dumps({"w": Malicious(f"touch {trace}")}, protocol)
-    with pytest.raises(UnsafeCheckpointError) as caught:
-        load_pickle(io.BytesIO(data), "m.bin")
-    assert str(caught.value) == (
-        f"m.bin: its pickle asks for '{os.system.__module__}.system', which weights do not need; "
-        "nothing of it was run"
-    )
-    assert not trace.exists()
-
-
-def test_a_registered_extension_is_refused_by_name() -> None:
-    copyreg.add_extension("os", "system", 77)
-    try:
-        with pytest.raises(UnsafeCheckpointError, match=r"'os\.system'"):
-            load_pickle(io.BytesIO(b"\x82\x4d(S'true'\ntR."), "m.bin")
-    finally:
-        copyreg.remove_extension("os", "system", 77)
-
-
-def test_a_persistent_object_is_refused() -> None:
-    with pytest.raises(ConversionError, match="its pickle cannot be read"):
-        load_pickle(io.BytesIO(b"Pabc\n."), "m.bin")
-
-
-def test_what_is_allowed_takes_the_place_of_what_is_asked_for() -> None:
-    data = pickle.dumps(Malicious("ls"))
-    allowed = {(os.system.__module__, "system"): str.upper}
-    assert load_pickle(io.BytesIO(data), "m.bin", allowed) == "LS"
-
-
-def test_every_pickle_that_is_cut_short_is_refused() -> None:
-    whole = pickle.dumps({"w": [1, 2.5, b"abc", "text", None, (True,)]})
-    for length in range(len(whole)):
-        with pytest.raises(ConversionError):
-            load_pickle(io.BytesIO(whole[:length]), "m.bin")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x80\x04Nr\xff\xff\xff\x7f0.",  # kept in place 2**31 - 1: a table of 32 GiB
-        b"\x80\x04Np4294967296\n.",
-        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f.",  # 2**60 bytes
-        b"\x80\x04\x95" + b"\xff" * 7 + b"\x0fN.",
-        b"\x80\x04B\xff\xff\xff\xff.",
-        b"\x80\x04p\xe4\n.",
-    ],
-)
-def test_a_pickle_that_claims_more_than_it_has_is_refused_before_memory_is_taken(
-    data: bytes,
-) -> None:
-    with pytest.raises(ConversionError, match="its pickle"):
-        load_pickle(io.BytesIO(data), "m.bin")
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_what_needs_no_global_is_read_in_each_protocol(protocol: int) -> None:
-    shared = ["ü", 2**70, -1.5, True, None]
-    value = {"a": shared, "b": (shared, {1: "x" * 300}), "c": [{}, (), "\n"]}
-    file = io.BytesIO(b"before" + pickle.dumps(value, protocol) + b"behind")
-    file.seek(6)
-    assert load_pickle(file, "m.bin") == value

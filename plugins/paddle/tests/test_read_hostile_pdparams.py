@@ -177,6 +177,7 @@ def test_what_is_larger_than_its_file_is_refused(tmp_path: Path) -> None:
         {"w": {"slices": ["b", "n"], "OriginShape": (4,)}},
         {"w": {"slices": ["b"], "OriginShape": (3,)}},
         {"w": {"slices": ["b", "i"], "OriginShape": (4,)}},
+        {"w": {"slices": [("b",)], "OriginShape": (2,)}},
     ],
 )
 def test_parts_of_arrays_that_do_not_fit_are_refused(tmp_path: Path, told: Any) -> None:

@@ -62,11 +62,8 @@ def test_a_bare_pickle_is_no_checkpoint(tmp_path: Path) -> None:
     assert read(tmp_path / "a.pdparams") is None
 
 
-def test_a_global_by_any_other_opcode_is_refused(tmp_path: Path) -> None:
+def test_what_else_is_in_the_modules_of_what_is_allowed_is_refused(tmp_path: Path) -> None:
     for data, name in [
-        (b"\x80\x02(S'true'\nios\nsystem\n.", "os.system"),
-        (b"\x80\x02c__builtin__\ngetattr\n.", "builtins.getattr"),
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "os.system"),
         (b"\x80\x04\x8c\x05torch\x8c\x12serialization.load\x93.", "torch.serialization.load"),
         (b"\x80\x02ctorch\nload\n.", "torch.load"),
         (b"\x80\x02ccollections\nOrderedDict.fromkeys\n.", "collections.OrderedDict.fromkeys"),
@@ -140,10 +137,8 @@ def test_files_of_other_formats_are_not_claimed(tmp_path: Path) -> None:
     (tmp_path / "c.bin").write_bytes(b"GGUF" + bytes(100))
     (tmp_path / "d.pth").write_bytes(b"\x08" * 600)
     (tmp_path / "e.pt").mkdir()
-    for path in tmp_path.iterdir():
+    for path in [*tmp_path.iterdir(), tmp_path / "missing.pt"]:
         assert read(path) is None, path
-    with pytest.raises(FileNotFoundError):
-        read(tmp_path / "missing.pt")
 
 
 def test_a_cast_or_a_permutation_that_is_none_is_refused() -> None:

@@ -136,7 +136,7 @@ def pairs(values: list[Any]) -> dict[Any, Any]:
     for key in values[::2]:
         parts = key if type(key) is tuple else (key,)
         if len(parts) > _LONGEST_KEY or not all(map(_is_plain, parts)):
-            raise ValueError(f"a dict has a {type(key).__name__} as a key that no checkpoint has")
+            raise ValueError(f"a dict has a key ({type(key).__name__}) that no checkpoint has")
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
