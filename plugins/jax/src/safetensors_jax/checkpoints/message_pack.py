@@ -265,6 +265,8 @@ class _Parser:
         if kind not in {"text", "bytes"} or length > 100:
             raise self.damaged("an array has no valid dtype")
         dtype = self._take(length).decode("ascii", "backslashreplace")
+        if not dtype.isprintable():
+            raise self.damaged("an array has no valid dtype")
         kind, length = self._begin()
         if kind not in {"text", "bytes"}:
             raise self.damaged("an array has no data")
