@@ -196,3 +196,10 @@ def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({None: np.ones(2)}, 4))
     with pytest.raises(ConversionError, match="NoneType cannot be part of the name"):
         read(path, False)
+
+
+def test_names_cannot_grow_without_measure(tmp_path: Path) -> None:
+    path = tmp_path / "model.pdparams"
+    path.write_bytes(pickle.dumps({"n" * 2**20: [None] * 500}))
+    with pytest.raises(ConversionError, match="its names have more than 100,000,000 characters"):
+        read(str(path), False)

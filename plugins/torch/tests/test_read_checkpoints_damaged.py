@@ -245,3 +245,9 @@ def outcome(path: Path) -> str:
         return "read"
     except SafetensorError as error:
         return type(error).__name__ if "\n" not in str(error) else str(error)
+
+
+def test_names_cannot_grow_without_measure(tmp_path: Path) -> None:
+    held = {"n" * 2**20: [*[None] * 500, tensor()]}
+    path = forge(tmp_path / "a.pt", pickled(held), {"0": bytes(16)})
+    assert "its names have more than 100,000,000 characters" in refusal(path)

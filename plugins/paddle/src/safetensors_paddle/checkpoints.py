@@ -18,6 +18,7 @@ _SPLIT = "UnpackBigParamInfor@@"
 # A pickle may say the same thing in many places, and so become larger than any file.
 _DEEPEST = 32
 _MOST_VALUES = 2**20
+_MOST_TEXT = 100_000_000  # characters: no header may hold more names
 _OPTIMIZER = re.compile(r"opt(im(izer)?)?s?(_?state)?s?(_?dict)?", re.IGNORECASE)
 _OPTIMIZER_KEYS = ("LR_Scheduler", "master_weights")
 
@@ -115,6 +116,7 @@ class _Walk:
     left_out: dict[str, str] = field(default_factory=dict)
     found_optimizer: bool = False
     values: int = 0
+    text: int = 0
 
     def visit(self, value: Any, path: tuple[str, ...], *, optimizer_state: bool = False) -> None:
         self.values += 1
@@ -125,6 +127,11 @@ class _Walk:
                 self.location,
             )
         name = ".".join(path)
+        self.text += len(name)
+        if self.text > _MOST_TEXT:
+            raise ConversionError(
+                f"its names have more than {_MOST_TEXT:,} characters", self.location
+            )
         match value:
             case PickledScalar():
                 self._number(value, name)

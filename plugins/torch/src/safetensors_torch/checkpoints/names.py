@@ -19,6 +19,7 @@ _LONE = "tensor"  # the name of a tensor that was saved alone
 _OPTIMIZER = "optimizer"
 _OPTIMIZER_KEYS = {"state", "param_groups"}
 _DEEPEST = 100
+_MOST_TEXT = 100_000_000  # characters: no header may hold more names
 _PLAIN = (str, int, float, bool)
 
 
@@ -74,6 +75,7 @@ class _Naming:
         self.left = most
         self.holding: dict[int, bool] = {}  # whether there are tensors in a value, by its identity
         self.named = Named()
+        self.text = 0
 
     def run(self, root: Any) -> Named:
         if isinstance(root, TensorRecord | Refused):
@@ -149,6 +151,9 @@ class _Naming:
         return self.holding[id(value)]
 
     def checked(self, text: str) -> str:
+        self.text += len(text)
+        if self.text > _MOST_TEXT:
+            raise self.error(f"its names have more than {_MOST_TEXT:,} characters")
         try:
             text.encode()
         except UnicodeEncodeError:
