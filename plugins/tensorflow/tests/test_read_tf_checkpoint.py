@@ -200,6 +200,23 @@ def test_variables_in_parts_are_put_together(tmp_path: Path) -> None:
     assert same(arrays["w/\xe4"], whole)
 
 
+def test_parts_that_overlap_and_leave_a_gap_are_refused(tmp_path: Path) -> None:
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "c"),
+        tensor_names=["w", "w"],
+        shape_and_slices=["4 3 0,2:-", "4 3 1,2:-"],
+        tensors=[np.ones((2, 3), np.float32)] * 2,
+    )
+    with pytest.raises(ConversionError, match="'w': its parts do not make it up"):
+        read(tmp_path / "c")
+
+
+def test_more_dimensions_than_an_array_can_have_are_refused(tmp_path: Path) -> None:
+    prefix = write(tmp_path / "c", {"w": tf.reshape(tf.ones(1), [1] * 40)})
+    with pytest.raises(ConversionError, match="a tensor of it has the shape"):
+        read(prefix)
+
+
 def test_slots_of_tensorflow_1_are_left_out(tmp_path: Path) -> None:
     weight = tf.ones((2, 2))
     slots = {"d/kernel/Adam": weight, "d/kernel/adam_m": weight, "d/kernel_slot_vc": tf.ones(2)}

@@ -68,6 +68,7 @@ _OTHER_DTYPES = {
 }
 _CHUNK = 16 * 2**20  # bytes
 _LONGEST_INDEX = 2**30  # bytes: millions of tensors
+_MOST_DIMENSIONS = 32  # of an array in NumPy 1
 _MOST_ELEMENTS = 2**56  # no machine has these, and NumPy counts no further than 2**63 bytes
 
 # Of each dimension, where a slice begins and how long it is; None for all of it.
@@ -131,7 +132,8 @@ class Entry(NamedTuple):
                 slices.append(tuple((as_signed(e.get(1, 0)), e.get(2)) for e in extents))
         entry = cls(**fields, slices=tuple(slices))
         elements = math.prod(dimension for dimension in entry.shape if dimension)
-        if min(entry.shape, default=0) < 0 or elements > _MOST_ELEMENTS:
+        possible = len(entry.shape) <= _MOST_DIMENSIONS and min(entry.shape, default=0) >= 0
+        if not possible or elements > _MOST_ELEMENTS:
             raise ValueError(f"a tensor of it has the shape {list(entry.shape)[:10]}")
         return entry
 
@@ -292,10 +294,7 @@ class Bundle:
         for piece in self._chunks(entry, name):
             memory[position : position + len(piece)] = np.frombuffer(piece, np.uint8)
             position += len(piece)
-        try:
-            return memory.view(NumpyFramework.dtypes[spec.dtype]).reshape(spec.shape)
-        except ValueError as error:  # more dimensions than an array can have
-            raise ConversionError(f"tensor {name!r}: {error}", self.location) from None
+        return memory.view(NumpyFramework.dtypes[spec.dtype]).reshape(spec.shape)
 
     def _find_parts(self, key: str, name: str, whole: Entry) -> list[tuple[Slice, Entry]]:
         parts = []
@@ -317,16 +316,29 @@ class Bundle:
             self._check(part, TensorSpec(_DTYPES[part.dtype], shape), name)
             elements += math.prod(shape)
             parts.append((extents, part))
-        if elements != math.prod(whole.shape):
+        if elements != math.prod(whole.shape) or _overlap(whole):
             raise ConversionError(f"tensor {name!r}: its parts do not make it up", self.location)
         return parts
 
     def _join(self, spec: TensorSpec, parts: list[tuple[Slice, Entry]], name: str) -> Array:
         whole = np.zeros(spec.shape, NumpyFramework.dtypes[spec.dtype])
         for extents, part in parts:
-            place = tuple(slice(b, None if n is None else b + n) for b, n in extents)
-            whole[place] = self._read(part, TensorSpec(spec.dtype, part.shape), name)
+            whole[_place(extents)] = self._read(part, TensorSpec(spec.dtype, part.shape), name)
         return whole
+
+
+def _place(extents: Slice) -> tuple[slice, ...]:
+    return tuple(slice(begin, None if n is None else begin + n) for begin, n in extents)
+
+
+def _overlap(whole: Entry) -> bool:
+    """Whether two parts of a tensor have an element in common, and so leave out another."""
+    taken = np.zeros(whole.shape, bool)
+    for place in map(_place, whole.slices):
+        if taken[place].any():
+            return True
+        taken[place] = True
+    return False
 
 
 def _integers(message: bytes) -> dict[int, int]:
