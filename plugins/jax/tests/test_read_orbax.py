@@ -259,6 +259,11 @@ def test_a_folder_of_several_models_is_not_one_checkpoint(tmp_path: Path) -> Non
     assert ask(tmp_path) is None
 
 
+def test_a_folder_with_a_link_to_itself_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert ask(tmp_path) is None
+
+
 def test_other_folders_are_not_ours(path: Path) -> None:
     path.mkdir()
     assert ask(path) is None

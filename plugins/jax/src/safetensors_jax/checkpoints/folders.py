@@ -116,9 +116,11 @@ def _head(path: str) -> bytes:
 
 def _folders(folder: str) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(os.listdir(folder))
     except PermissionError:
         return []
+    # A link that leads to itself is no folder; to `os.scandir` it would be an error.
+    return [name for name in names if os.path.isdir(os.path.join(folder, name))]
 
 
 def folder_size(folder: str) -> int:
