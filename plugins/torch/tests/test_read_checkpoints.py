@@ -183,6 +183,15 @@ def test_a_lone_tensor_and_a_list_of_tensors_have_names(tmp_path: Path) -> None:
     assert_same(read(write(tmp_path / "b.pt", saved)), {"0": saved[0], "1": saved[1]})
 
 
+def test_a_tuple_of_a_state_dict_and_other_things_is_read_like_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(({"w": torch.ones(2)}, {"state": {}, "param_groups": []}, 3), path)
+    found = read(path)
+    assert list(found.tensors) == ["0.w"]
+    assert found.left_out == {"1": "optimizer state"}
+    assert found.metadata == {"2": "3"}
+
+
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     model = torch.nn.Linear(2, 3)
     optimizer = torch.optim.Adam(model.parameters())

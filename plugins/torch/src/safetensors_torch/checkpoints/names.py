@@ -82,7 +82,7 @@ class _Naming:
             root = {_LONE: root}
         if _is_optimizer(root):
             root = {_OPTIMIZER: root}
-        if not isinstance(root, dict | list):
+        if not isinstance(root, dict | list | tuple):
             raise self.error(f"it holds {_kind(root)}, and no tensors")
         entries = {self.checked(name): value for name, value in _entries(root)}
         if len(entries) < len(root):
