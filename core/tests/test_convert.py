@@ -149,6 +149,21 @@ def test_an_expression_that_is_not_valid_is_an_error(
         convert_file(source, tmp_path / "out", rename=rename)
 
 
+def test_an_expression_may_begin_with_flags(tmp_path: Path, source: Path) -> None:
+    result = convert_file(
+        source, tmp_path / "out", drop="head.*", rename={r"(?i)^MODEL\.(?P<rest>.)": r"\g<rest>_"}
+    )
+    assert {t.name for file in result.files for t in file.tensors} >= {"a_", "b_"}
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800"])
+def test_a_name_that_no_header_can_hold_is_an_error_at_once(
+    tmp_path: Path, source: Path, name: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"model\.toy: .*(__metadata__|surrogate)"):
+        convert_file(source, tmp_path / "out", rename={"model.a": name}, dry_run=True)
+
+
 def test_only_floating_point_tensors_change_their_dtype(tmp_path: Path) -> None:
     floats = RawTensor(Dtype.F32, (2,), struct.pack("<2f", 1.5, -0.0))
     tensors = {"f": floats, "i": TENSORS["model.b"]}
@@ -283,6 +298,14 @@ def test_names_of_a_safetensors_file_are_changed_with_those_that_stand_for_them(
     assert loaded(tmp_path / "out") == {"x.v": TENSORS["model.a"]}
 
 
+def test_a_tensor_that_is_called_like_the_format_is_no_second_name(tmp_path: Path) -> None:
+    register_framework(AnyFramework())
+    path = tmp_path / "m.safetensors"
+    save_file({"pt": TENSORS["model.a"]}, path, {"format": "pt"})
+    result = convert_file(path, tmp_path / "out")
+    assert (result.aliases, result.metadata) == ({}, {"format": "pt"})
+
+
 @pytest.mark.parametrize("place", ["https://example.org/m.bin", "s3://bucket/m.bin"])
 def test_a_url_is_refused_as_source_and_as_target(source: Path, place: str) -> None:
     with pytest.raises(InvalidInputError, match="download the checkpoint first"):
@@ -301,6 +324,23 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path, file: str) -> No
     with pytest.raises(CheckpointError, match=re.escape(file)):
         convert_file(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tensors_that_the_index_names_and_no_file_holds_are_named(tmp_path: Path) -> None:
+    index = shards(tmp_path, {"a/x": TENSORS["model.a"]}, {"b": TENSORS["model.b"]})
+    document = json.loads(index.read_text())
+    for weight_map, fits in [
+        ({"a.x": "a/x", "b": "b"}, True),
+        ({"x": "a/x", "y": "b"}, True),
+        ({"a/x": "a/x", "b": "b", "c": "b"}, False),
+    ]:
+        files = {name: document["weight_map"][held] for name, held in weight_map.items()}
+        index.write_text(json.dumps({"weight_map": files}))
+        if fits:
+            assert convert_file(index, dry_run=True).tensors == 2
+        else:
+            with pytest.raises(CheckpointError, match="its files do not hold: 'c'"):
+                convert_file(index)
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:

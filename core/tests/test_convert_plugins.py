@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.tests.raw import counting
-from core.tests.toy_checkpoints import ToyPlugin, loaded, registered, write_toy
+from core.tests.toy_checkpoints import ToyFramework, ToyPlugin, loaded, registered, write_toy
 from safetensors_core import (
     ConversionError,
     Dtype,
@@ -68,6 +68,30 @@ def test_a_plugin_that_gives_no_pairs_is_said_to(
         convert_file(tmp_path / "m.any", tmp_path / "out")
 
 
+def test_a_plugin_that_fails_between_pairs_is_said_to(tmp_path: Path, simple: Simple) -> None:
+    def pairs() -> Iterator[tuple[str, Any]]:
+        yield "a", TENSORS["a"]
+        raise ZeroDivisionError("oops")
+
+    simple.answer = pairs
+    (tmp_path / "m.any").touch()
+    with pytest.raises(ConversionError, match=r"m\.any: .*ZeroDivisionError: oops"):
+        convert_file(tmp_path / "m.any", tmp_path / "out")
+
+
+def test_what_a_framework_did_not_expect_is_an_error_that_names_the_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(ToyFramework, "cast", fail)
+    source = write_toy(tmp_path / "m.toy", TENSORS)
+    with registered(ToyPlugin()), pytest.raises(ConversionError, match=r"'a' .*no kernel"):
+        convert_file(source, tmp_path / "out", dtype="f16")
+    assert os.listdir(tmp_path) == ["m.toy"]
+
+
 def test_what_a_plugin_gives_must_be_a_tensor(tmp_path: Path, simple: Simple) -> None:
     simple.answer = [("a", object())]
     (tmp_path / "m.any").touch()
@@ -79,7 +103,9 @@ def test_what_a_reader_did_not_expect_is_an_error_that_names_the_tensor(tmp_path
     source = write_toy(tmp_path / "m.toy", TENSORS)
     with registered(ToyPlugin()) as plugin:
         plugin.failures["a"] = ZeroDivisionError("oops")
-        with pytest.raises(ConversionError, match=r"m\.toy: tensor 'a' cannot be read: ZeroDiv"):
+        with pytest.raises(
+            ConversionError, match=r"m\.toy: tensor 'a' cannot be converted: ZeroDiv"
+        ):
             convert_file(source, tmp_path / "out")
     assert os.listdir(tmp_path) == ["m.toy"]
 

@@ -11,7 +11,7 @@ from safetensors_core.framework import TensorSpec
 from safetensors_core.header import MAX_HEADER, TensorInfo, encode_header
 from safetensors_core.tiling import data_nbytes
 
-__all__ = ["check_name", "lay_out"]
+__all__ = ["check_metadata", "check_name", "lay_out"]
 
 _ALIGNMENTS = tuple(1 << power for power in range(3, 21))
 
@@ -40,7 +40,7 @@ def lay_out(
     """
     for name in specs:
         check_name(name)
-    _check_metadata(metadata)
+    check_metadata(metadata)
     # 8.0 equals 8 and is none of them: a float would make lengths that are floats.
     if type(alignment) is not int or alignment not in _ALIGNMENTS:
         raise InvalidInputError(
@@ -99,7 +99,20 @@ def check_name(name: object) -> None:
     _check_text(name, "tensor name")
 
 
-def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+def check_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Refuse what a header cannot hold as metadata.
+
+    Args:
+        metadata: What a caller gave; None for no metadata.
+
+    Raises:
+        InvalidInputError: It is no mapping of strings to strings, or not to be encoded as UTF-8.
+
+    Example:
+        >>> check_metadata({"step": 7})
+        Traceback (most recent call last):
+        safetensors_core.errors.InvalidInputError: metadata must map strings to strings, ...
+    """
     if metadata is None:
         return
     if not isinstance(metadata, Mapping):

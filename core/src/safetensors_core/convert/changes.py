@@ -109,8 +109,11 @@ def parse_rename(expression: str, replacement: str) -> tuple[re.Pattern[str], st
     """
     try:
         compiled = re.compile(expression)
-        # Against an expression that matches nothing at all, a replacement is checked, too.
-        re.compile(f"(?:{expression})|").sub(replacement, "")
+        # Against an expression that matches, and has the same groups, it is checked, too.
+        names = {number: name for name, number in compiled.groupindex.items()}
+        numbers = range(1, compiled.groups + 1)
+        groups = (f"(?P<{names[i]}>)" if i in names else "()" for i in numbers)
+        re.compile("".join(groups)).sub(replacement, "")
     except (re.error, IndexError, TypeError) as error:
         raise InvalidInputError(
             f"{expression!r} cannot be replaced by {replacement!r}: {error}"

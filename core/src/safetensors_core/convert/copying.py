@@ -95,18 +95,18 @@ class OpenFiles:
                 yield from stored.chunks()
                 return
             value = stored.read()
-        framework = get_framework(value)
-        if tensor.axes is not None:
-            value = framework.permute(value, tensor.axes)
-        if tensor.spec.dtype is not tensor.stored.dtype:
-            value = framework.cast(value, tensor.spec.dtype)
-        found = framework.describe(value)
-        if found != tensor.spec:
-            raise ConversionError(
-                f"tensor {tensor.source!r} was read as {found}, and {tensor.spec} was expected",
-                tensor.path,
-            )
-        yield framework.to_buffer(value)
+            framework = get_framework(value)
+            if tensor.axes is not None:
+                value = framework.permute(value, tensor.axes)
+            if tensor.spec.dtype is not tensor.stored.dtype:
+                value = framework.cast(value, tensor.spec.dtype)
+            found = framework.describe(value)
+            if found != tensor.spec:
+                raise ConversionError(
+                    f"tensor {tensor.source!r} was read as {found}, and {tensor.spec} was expected",
+                    tensor.path,
+                )
+            yield framework.to_buffer(value)
 
     def _counted(
         self, tensor: PlannedTensor, on_chunk: Callable[[int], object]
@@ -127,14 +127,15 @@ class OpenFiles:
 
 @contextlib.contextmanager
 def _naming(tensor: PlannedTensor) -> Iterator[None]:
-    """Let what a reader did not expect of a damaged file be an error of ours."""
+    """Let what a reader or a framework did not expect be an error of ours."""
     try:
         yield
     except (SafetensorError, OSError, MemoryError):
         raise
     except Exception as error:
         raise ConversionError(
-            f"tensor {tensor.source!r} cannot be read: {type(error).__name__}: {error}", tensor.path
+            f"tensor {tensor.source!r} cannot be converted: {type(error).__name__}: {error}",
+            tensor.path,
         ) from error
 
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ from safetensors_core.errors import (
     CheckpointReason,
     ConversionError,
     InvalidInputError,
+    SafetensorError,
     UnsupportedDtypeError,
 )
 from safetensors_core.plugins import get_framework, list_plugins, read_checkpoint
-from safetensors_core.shards.index import parse_index
+from safetensors_core.shards.index import ShardIndex, parse_index
 from safetensors_core.shards.location import check_inside, find_checkpoint
 from safetensors_core.sources.local import check_path, is_url, without_scheme
 from safetensors_core.sources.urls import shown
@@ -61,6 +62,7 @@ class SourceFiles(NamedTuple):
         files: Their paths, in the order of their names.
         stem: What the result is called, without its ending.
         metadata: Texts that the index says about the checkpoint.
+        names: The tensors that the index names.
 
     Example:
         >>> find_source(model_path).stem
@@ -72,6 +74,7 @@ class SourceFiles(NamedTuple):
     files: list[str]
     stem: str
     metadata: dict[str, str]
+    names: Collection[str] = ()
 
 
 def find_source(source: str | os.PathLike[str]) -> SourceFiles:
@@ -146,10 +149,12 @@ def _read(path: str, optimizer: bool) -> ForeignCheckpoint:
         raise _unknown(path)
     try:
         tensors = dict(answer)
-    except (TypeError, ValueError) as error:
+    except (SafetensorError, OSError, MemoryError):
+        raise
+    except Exception as error:
         raise ConversionError(
-            f"its plugin gives no pairs of names and tensors: {error}", path
-        ) from None
+            f"its plugin gives no pairs of names and tensors: {type(error).__name__}: {error}", path
+        ) from error
     first = next(iter(tensors.values()), None)
     framework = "" if first is None else get_framework(first).name
     return ForeignCheckpoint(tensors, framework=framework, format=framework)
@@ -215,9 +220,11 @@ def _in_folder(folder: str) -> SourceFiles:
         return SourceFiles(folder, folder, [os.path.join(folder, files[0])], _stem(files[0]), {})
     if any(name.endswith(".safetensors") for name in names):
         located = find_checkpoint(folder)
-        metadata = located.index.metadata if located.index is not None else {}
+        index = located.index if located.index is not None else ShardIndex({})
         paths = [located.path(file) for file in located.files]
-        return SourceFiles(folder, folder, paths, "model", _texts(metadata))
+        return SourceFiles(
+            folder, folder, paths, "model", _texts(index.metadata), index.weight_map.keys()
+        )
     place, name = os.path.split(os.path.abspath(folder))
     return SourceFiles(folder, place, [folder], name or "model", {})
 
@@ -240,7 +247,9 @@ def _indexed(location: str, folder: str, name: str) -> SourceFiles:
     check_inside(folder, names, path)
     files = [os.path.join(folder, name) for name in names]
     stem = _stem(name.removesuffix(_INDEX))
-    return SourceFiles(location, folder, files, stem, _texts(index.metadata))
+    return SourceFiles(
+        location, folder, files, stem, _texts(index.metadata), index.weight_map.keys()
+    )
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -13,8 +13,14 @@ from safetensors_core.convert.finding import SourceFiles, opened
 from safetensors_core.convert.foreign import ForeignCheckpoint
 from safetensors_core.convert.layouts import layout_of, translate
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import InvalidInputError, UnsupportedDtypeError
+from safetensors_core.errors import (
+    CheckpointError,
+    CheckpointReason,
+    InvalidInputError,
+    UnsupportedDtypeError,
+)
 from safetensors_core.framework import TensorSpec
+from safetensors_core.layout import check_metadata, check_name
 from safetensors_core.plugins import get_framework
 
 __all__ = ["ConversionPlan", "PlannedTensor", "plan_conversion"]
@@ -139,8 +145,9 @@ def plan_conversion(
         The plan.
 
     Raises:
-        InvalidInputError: A pattern matches nothing, two tensors get one name, no layout rule
-            fits, or nothing is left to convert.
+        InvalidInputError: A pattern matches nothing, two tensors get one name, or one that the
+            format reserves, no layout rule fits, or nothing is left to convert.
+        CheckpointError: The files lack tensors that their index names.
         UnsupportedDtypeError: The framework has no such dtype to convert to.
         ConversionError: A file is damaged, or no installed plugin reads it.
         UnsafeCheckpointError: Reading a file would do harm.
@@ -167,7 +174,9 @@ def plan_conversion(
         metadata["format"] = format_name
     files = _files(tensors, filename_pattern, shard_size)
     pattern = FilePattern(filename_pattern)
-    return ConversionPlan(pattern, files, metadata, aliases, gathered.left_out)
+    plan = ConversionPlan(pattern, files, metadata, aliases, gathered.left_out)
+    _check_headers(source.location, plan)
+    return plan
 
 
 class _Gathered:
@@ -175,6 +184,7 @@ class _Gathered:
 
     def __init__(self, source: SourceFiles, changes: Changes) -> None:
         self._location = source.location
+        self._expected = source.names
         self._changes = changes
         self._seen: set[str] = set()
         self.tensors: list[PlannedTensor] = []
@@ -203,6 +213,7 @@ class _Gathered:
                 self.keys[path, name] = stored.key
 
     def check(self) -> None:
+        self._check_complete()
         for pattern in (*self._changes.keep, *self._changes.drop):
             if not any(fnmatchcase(name, pattern) for name in self._seen):
                 raise InvalidInputError(
@@ -214,6 +225,26 @@ class _Gathered:
             left_out = f"; what is left out: {_listed(reasons)}" if reasons else ""
             raise InvalidInputError(f"{self._location}: there are no tensors to convert{left_out}")
         _check_unique(self._location, self.tensors)
+
+    def _check_complete(self) -> None:
+        """Refuse files that lack tensors which their index names."""
+        # Indexes of Flax separate the parts of names by another character.
+        held = {name.replace("/", ".") for name in (*self._seen, *self.left_out)}
+        missing = [name for name in self._expected if name.replace("/", ".") not in held]
+        # An index of wholly other names is of a format whose files hold them in another form.
+        if missing and len(missing) < len(self._expected):
+            detail = "the index names tensors that its files do not hold"
+            raise CheckpointError(CheckpointReason.MISSING_TENSOR, detail, self._location, missing)
+
+
+def _check_headers(location: str, plan: ConversionPlan) -> None:
+    """Refuse now what a header could not hold when it is written."""
+    try:
+        for tensor in plan.tensors:
+            check_name(tensor.name)
+        check_metadata({**plan.metadata, **plan.aliases})
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{location}: {error}") from None
 
 
 def _check_castable(framework: str, dtype: Dtype, path: str) -> None:

@@ -83,7 +83,7 @@ def read_safetensors(path: str) -> ForeignCheckpoint:
         )
         for name, info in header.tensors.items()
     }
-    for name, kept in (header.metadata or {}).items():
+    for name, kept in list(metadata.items()):
         if kept in header.tensors and name not in header.tensors:
             tensors[name] = tensors[metadata.pop(name)]
     return ForeignCheckpoint(tensors, framework, format_name, metadata, close=source.close)
