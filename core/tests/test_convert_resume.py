@@ -114,7 +114,13 @@ def _touched(source: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "change", [_touched, lambda _: {"rename": {"a": "A"}}, lambda _: {"verify": False}]
+    "change",
+    [
+        _touched,
+        lambda _: {"rename": {"a": "A"}},
+        lambda _: {"verify": False},
+        lambda _: {"fsync": False},
+    ],
 )
 def test_another_conversion_begins_anew(
     source: Path, plugin: ToyPlugin, change: Callable[[Path], dict[str, Any]]
@@ -123,6 +129,18 @@ def test_another_conversion_begins_anew(
     result = convert(source, **change(source))
     assert resumed(result) == [False] * 4
     assert not os.path.exists(source.parent / "out" / STAGING)
+
+
+def test_a_source_that_changes_between_two_files_is_not_mixed(
+    tmp_path: Path, source: Path, plugin: ToyPlugin
+) -> None:
+    def change(_: ConvertedFile) -> None:
+        write_toy(source, {name: counting(Dtype.F32, 3) for name in TENSORS}, metadata={"v": "2"})
+
+    with pytest.raises(ConversionError, match=r"m\.toy: it changed while it was converted"):
+        convert(source, on_file=change)
+    assert os.listdir(tmp_path) == ["m.toy"]
+    assert plugin.open_files == 0
 
 
 def test_a_finished_file_that_was_damaged_meanwhile_is_written_again(

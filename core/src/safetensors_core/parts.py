@@ -15,7 +15,16 @@ from safetensors_core.errors import InvalidInputError
 from safetensors_core.sources.file import for_one_call, remaining
 from safetensors_core.sources.local import is_network_file
 
-__all__ = ["PART_SUFFIX", "SHARED_PART", "PartFile", "naming", "part_prefix", "stat_target", "sync"]
+__all__ = [
+    "PART_SUFFIX",
+    "SHARED_PART",
+    "PartFile",
+    "naming",
+    "part_prefix",
+    "stat_target",
+    "sync",
+    "take_over",
+]
 
 #: How the names of temporary files end.
 PART_SUFFIX = ".safetensors-part"
@@ -151,29 +160,12 @@ class PartFile:
             >>> part.release()
         """
         if existing is not None:
-            self._take_over(existing)
+            take_over(self.fd, existing)
         if fsync:
             sync(self.fd)
         # A network file system may report failed writes only on close, which must come before
         # the rename; the lock belongs to the open file and outlives the duplicate.
         os.close(os.dup(self.fd))
-
-    def _take_over(self, existing: os.stat_result) -> None:
-        """Give the new file the owner and the mode of the one it replaces."""
-        own = os.fstat(self.fd)
-        mode = stat.S_IMODE(existing.st_mode) & 0o777
-        if own.st_gid != existing.st_gid:
-            try:
-                os.fchown(self.fd, -1, existing.st_gid)
-            except PermissionError:
-                # What the old group was allowed to do is not for the new one.
-                mode &= ~0o070 | (mode & 0o007) << 3
-        if own.st_uid != existing.st_uid:
-            with contextlib.suppress(PermissionError):
-                os.fchown(self.fd, existing.st_uid, -1)
-        # Some file systems have one mode for all files and refuse to set any.
-        if stat.S_IMODE(own.st_mode) != mode:
-            os.fchmod(self.fd, mode)
 
     def rename(self, target: str) -> None:
         """Take the place of a target.
@@ -288,6 +280,40 @@ def stat_target(target: str, path: str) -> os.stat_result | None:
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, "the file is read-only", path)
     return status
+
+
+def take_over(fd: int, existing: os.stat_result) -> None:
+    """Give a new file the owner and the mode of another one.
+
+    Args:
+        fd: Its descriptor.
+        existing: What is known of the other one.
+
+    Raises:
+        OSError: The file system refuses the mode.
+
+    Example:
+        >>> new, old = tmp_path / "new", tmp_path / "old"
+        >>> old.touch(0o600)
+        >>> with open(new, "wb") as file:
+        ...     take_over(file.fileno(), old.stat())
+        >>> oct(new.stat().st_mode)
+        '0o100600'
+    """
+    own = os.fstat(fd)
+    mode = stat.S_IMODE(existing.st_mode) & 0o777
+    if own.st_gid != existing.st_gid:
+        try:
+            os.fchown(fd, -1, existing.st_gid)
+        except PermissionError:
+            # What the old group was allowed to do is not for the new one.
+            mode &= ~0o070 | (mode & 0o007) << 3
+    if own.st_uid != existing.st_uid:
+        with contextlib.suppress(PermissionError):
+            os.fchown(fd, existing.st_uid, -1)
+    # Some file systems have one mode for all files and refuse to set any.
+    if stat.S_IMODE(own.st_mode) != mode:
+        os.fchmod(fd, mode)
 
 
 def sync(fd: int) -> None:

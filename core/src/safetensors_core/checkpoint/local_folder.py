@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from safetensors_core.checkpoint.journal import note_files, remove_orphans
 from safetensors_core.errors import CheckpointError
 from safetensors_core.leftovers import remove_leftovers
-from safetensors_core.parts import PART_SUFFIX, PartFile, naming, stat_target, sync
+from safetensors_core.parts import PART_SUFFIX, PartFile, naming, stat_target, sync, take_over
 from safetensors_core.shards.index import INDEX_SUFFIX, ShardIndex, encode_index, parse_index
 
 if TYPE_CHECKING:
@@ -144,10 +144,11 @@ class LocalFolder:
             ...     target.replace("a")
         """
         with self.new_file(name):
-            pass  # with the mode of the file whose place it takes
+            pass  # with the owner and the mode of the file whose place it takes
         part = self._parts[name]
         with naming(os.path.join(self.path, name)):
-            os.chmod(path, stat.S_IMODE(os.stat(part.path).st_mode))
+            with open(path, "rb") as file:
+                take_over(file.fileno(), os.stat(part.path))
             os.unlink(part.path)
             try:
                 os.link(path, part.path)

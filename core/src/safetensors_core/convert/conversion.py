@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from safetensors_core.checkpoint.local_folder import LocalFolder
@@ -14,20 +13,21 @@ from safetensors_core.convert.changes import Changes, parse_dtype, parse_rename
 from safetensors_core.convert.copying import OpenFiles, check_copy
 from safetensors_core.convert.finding import SourceFiles, find_source
 from safetensors_core.convert.layouts import read_table
+from safetensors_core.convert.place import check_places, join_place, place_of
 from safetensors_core.convert.plan import ConversionPlan, PlannedTensor, plan_conversion
-from safetensors_core.convert.staging import Staging
+from safetensors_core.convert.staging import ENDING, Staging
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import HeaderError, InvalidInputError
+from safetensors_core.errors import (
+    ConversionError,
+    HeaderError,
+    InvalidInputError,
+)
 from safetensors_core.reader import read_header
 from safetensors_core.shards.index import ShardIndex, encode_index
 from safetensors_core.sizes import parse_size
-from safetensors_core.sources.local import check_path, is_url, without_scheme
-from safetensors_core.sources.urls import shown
 from safetensors_core.writer import save_stream
 
 __all__ = ["Conversion", "ConvertedFile", "convert_file"]
-
-_ENDING = ".safetensors"
 
 
 class ConvertedFile(NamedTuple):
@@ -126,8 +126,9 @@ def convert_file(
     """Convert a foreign checkpoint, or a safetensors one of another layout, to safetensors.
 
     The plugin of the format's framework reads the file without running code from it. Memory stays
-    at one tensor, or at one file of the source where its format gives no less. The result appears
-    whole or not at all. An interrupted conversion goes on where it was when it is called again.
+    at one tensor; where its format gives no less, at the files of the source that a file of the
+    result is made of. The result appears whole or not at all. An interrupted conversion goes on
+    where it was when it is called again.
 
     Args:
         source: A file, an index such as ``pytorch_model.bin.index.json``, or a folder.
@@ -188,18 +189,26 @@ def convert_file(
     )
     limit = None if shard_size is None else parse_size(shard_size)
     files = find_source(source)
-    folder, pattern = _place(dest, files)
+    folder, pattern = place_of(dest, files)
+    stamps = _stamps(files)
     plan = plan_conversion(files, changes, pattern, limit)
-    _check_places(files, folder, plan, overwrite=overwrite)
+
+    def check() -> None:
+        check_places(files, folder, plan, overwrite=overwrite)
+        if _stamps(files) != stamps:
+            raise ConversionError("it changed while it was converted", files.location)
+
+    check()
     if not dry_run:
-        identity = _identity(files, changes, limit, verify=verify)
+        how = {"stamps": stamps, "shard_size": limit, "verify": verify, "fsync": fsync}
+        identity = _identity(files, changes, how)
         job = _Job(plan, folder, changes, verify=verify, fsync=fsync, progress=progress)
-        resumed = job.run(identity, on_file)
+        resumed = job.run(identity, on_file, check)
     else:
         resumed = set()
-    index = _join(folder, plan.pattern.index) if len(plan.files) > 1 else None
+    index = join_place(folder, plan.pattern.index) if len(plan.files) > 1 else None
     done = [
-        ConvertedFile(_join(folder, name), tensors, name in resumed)
+        ConvertedFile(join_place(folder, name), tensors, name in resumed)
         for name, tensors in plan.files.items()
     ]
     verified = verify and not dry_run
@@ -228,7 +237,12 @@ class _Job:
         self._done = 0
         self._total = plan.nbytes * (2 if verify else 1)
 
-    def run(self, identity: str, on_file: Callable[[ConvertedFile], object] | None) -> set[str]:
+    def run(
+        self,
+        identity: str,
+        on_file: Callable[[ConvertedFile], object] | None,
+        check: Callable[[], object],
+    ) -> set[str]:
         """Write all files; gives the names of those that were there from before."""
         single, resumed = self._plan.pattern.single, set()
         with (
@@ -243,9 +257,10 @@ class _Job:
                     sources.only({tensor.path for tensor in tensors})
                     self._write(staging, name, sources)
                 if on_file is not None:
-                    path = _join(self._folder, name)
+                    path = join_place(self._folder, name)
                     on_file(ConvertedFile(path, tensors, name in resumed))
             sources.only([])
+            check()  # hours may have passed
             self._publish(staging)
         return resumed
 
@@ -268,7 +283,7 @@ class _Job:
             save_stream(entries, part, metadata, fsync=self._fsync)
         except OSError as error:
             if error.filename == part:  # where it is written is nobody's business
-                error.filename = _join(self._folder, name)
+                error.filename = join_place(self._folder, name)
             raise
         if self._verify:
             check_copy(part, tensors, sources, self._advance)
@@ -302,57 +317,12 @@ def _patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def _place(dest: str | os.PathLike[str] | None, source: SourceFiles) -> tuple[str, str]:
-    """The folder of the result, and the pattern of the names of its files."""
-    if dest is None:
-        folder, stem = source.folder, source.stem
-    else:
-        check_path(dest)
-        folder, stem = os.fsdecode(without_scheme(dest)), "model"
-        if is_url(folder):
-            raise InvalidInputError(
-                f"{shown(folder)}: conversions write local files; upload the result"
-            )
-        if folder.endswith(_ENDING):
-            folder, name = os.path.split(folder)
-            stem = name.removesuffix(_ENDING)
-    return folder or os.curdir, f"{stem}{{suffix}}{_ENDING}"
-
-
-def _join(folder: str, name: str) -> str:
-    return os.path.normpath(os.path.join(folder, name))
-
-
-def _check_places(
-    source: SourceFiles, folder: str, plan: ConversionPlan, *, overwrite: bool
-) -> None:
-    """Refuse to write where something is that must stay."""
-    for name in (plan.pattern.single, plan.pattern.index, *plan.files):
-        path = _join(folder, name)
-        if not os.path.lexists(path):
-            continue
-        if any(os.path.exists(path) and os.path.samefile(path, read) for read in source.files):
-            raise InvalidInputError(
-                f"{path}: it is read, and is left as it is. Choose another place for the result"
-            )
-        if not overwrite:
-            raise FileExistsError(
-                errno.EEXIST,
-                "it is there already, and is left as it is; pass overwrite=True to replace it",
-                path,
-            )
-
-
-def _identity(
-    source: SourceFiles, changes: Changes, shard_size: int | None, *, verify: bool
-) -> str:
+def _identity(source: SourceFiles, changes: Changes, how: Mapping[str, Any]) -> str:
     """A text that changes with all that the result depends on."""
     table = changes.table
     document: dict[str, Any] = {
-        "files": [_stamp(path) for path in source.files],
+        **how,
         "metadata": source.metadata,
-        "shard_size": shard_size,
-        "verify": verify,
         **changes._replace(table=None, rename=())._asdict(),
         "rename": [(expression.pattern, to) for expression, to in changes.rename],
         "rules": None if table is None else table.digest,
@@ -360,12 +330,20 @@ def _identity(
     return json.dumps(document, sort_keys=True)
 
 
-def _stamp(path: str) -> list[Any]:
-    """What tells a version of a file, a folder or a group of files from another one."""
-    if os.path.isdir(path):
-        held = [os.path.join(root, name) for root, _, names in os.walk(path) for name in names]
-    else:
-        # A checkpoint of TensorFlow is named by how its files begin.
-        held = [path] if os.path.exists(path) else glob.glob(f"{glob.escape(path)}.*")
-    stamps = [(name, os.stat(name)) for name in sorted(held)]
+def _stamps(source: SourceFiles) -> list[Any]:
+    """What tells a version of the files from another one."""
+    held = sorted(name for path in source.files for name in _held(path))
+    stamps = [(name, os.stat(name)) for name in held]
     return [[os.path.realpath(name), s.st_size, s.st_mtime_ns] for name, s in stamps]
+
+
+def _held(path: str) -> Iterator[str]:
+    """The files that a path of a source stands for."""
+    if not os.path.isdir(path):
+        # A checkpoint of TensorFlow is named by how its files begin.
+        yield from [path] if os.path.exists(path) else glob.glob(f"{glob.escape(path)}.*")
+        return
+    for root, folders, names in os.walk(path):
+        # The result may go into the folder of the source.
+        folders[:] = [name for name in folders if not name.endswith(ENDING)]
+        yield from (os.path.join(root, name) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -15,7 +16,10 @@ from safetensors_core.parts import naming, sync
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Staging"]
+__all__ = ["ENDING", "Staging"]
+
+#: How the names of the folders end in which finished files wait.
+ENDING = ".converting"
 
 _NOTE = "conversion.json"
 _PART = ".part"
@@ -26,7 +30,8 @@ class Staging:
 
     A file that is whole gets its name; until then it has another. What an interruption or a full
     disk leaves is found by the next conversion that is the same, and removed by one that is not.
-    Any other failure removes it.
+    A source that cannot be converted leaves nothing. Only the owner may look into the folder: the
+    result may take the place of a private file.
 
     Args:
         folder: Where the result will be; made if it is missing.
@@ -34,7 +39,8 @@ class Staging:
         identity: A text that is equal for the same conversion of the same files.
 
     Raises:
-        ConversionError: Another process is converting to the same place.
+        ConversionError: Another process is converting to the same place, or something else has
+            the name of the folder.
         OSError: The file system refuses.
 
     Example:
@@ -50,7 +56,7 @@ class Staging:
 
     def __init__(self, folder: str, name: str, identity: str) -> None:
         self._target = folder
-        self.folder = os.path.join(folder, f".{name}.converting")
+        self.folder = os.path.join(folder, f".{name}{ENDING}")
         self._identity = identity
         self._made: list[str] = []
         self._fd = -1
@@ -154,8 +160,11 @@ class Staging:
     def _lock(self) -> None:
         while True:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(self.folder)
-            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                os.mkdir(self.folder, 0o700)
+            try:
+                fd = self._open()
+            except FileNotFoundError:
+                continue  # another process has just removed it
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -166,10 +175,24 @@ class Staging:
             except OSError:
                 pass  # on a file system without locks, two at once are not kept apart
             # The last holder of the lock may have removed the folder before it let go.
-            if os.path.lexists(self.folder):
-                self._fd = fd
-                return
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.lstat(self.folder)):
+                    self._fd = fd
+                    return
             os.close(fd)
+
+    def _open(self) -> int:
+        # All that is in it may be removed, and a link may lead anywhere.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self.folder, flags)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            raise ConversionError(
+                "finished files would wait in a folder of this name; remove what has it",
+                self.folder,
+            ) from None
 
     def _prepare(self) -> None:
         note = os.path.join(self.folder, _NOTE)
