@@ -75,6 +75,14 @@ def test_a_file_that_appears_meanwhile_stays(tmp_path: Path, source: Path) -> No
     assert target.read_bytes() == b"mine"
 
 
+def test_a_name_that_is_no_utf_8_is_for_a_single_file(tmp_path: Path, source: Path) -> None:
+    strange = source.rename(tmp_path / os.fsdecode(b"\xff.toy"))
+    with pytest.raises(InvalidInputError, match=r"an index cannot name files like .*no UTF-8"):
+        convert_file(strange, shard_size=12)
+    assert os.listdir(tmp_path) == [strange.name]
+    assert loaded(Path(convert_file(strange).files[0].path)) == TENSORS
+
+
 def test_what_replaces_a_file_has_its_mode(tmp_path: Path, source: Path) -> None:
     target = tmp_path / "out" / "model.safetensors"
     target.parent.mkdir()

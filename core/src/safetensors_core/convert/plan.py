@@ -238,13 +238,21 @@ class _Gathered:
 
 
 def _check_headers(location: str, plan: ConversionPlan) -> None:
-    """Refuse now what a header could not hold when it is written."""
+    """Refuse now what a header or the index could not hold when it is written."""
     try:
         for tensor in plan.tensors:
             check_name(tensor.name)
         check_metadata({**plan.metadata, **plan.aliases})
     except InvalidInputError as error:
         raise InvalidInputError(f"{location}: {error}") from None
+    try:
+        plan.pattern.single.encode()
+    except UnicodeEncodeError:
+        if len(plan.files) > 1:
+            raise InvalidInputError(
+                f"{location}: an index cannot name files like {plan.pattern.single!a}, which is "
+                "no UTF-8. Choose another name for the result"
+            ) from None
 
 
 def _check_castable(framework: str, dtype: Dtype, path: str) -> None:
