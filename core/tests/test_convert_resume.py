@@ -15,6 +15,7 @@ from core.tests.raw import counting
 from core.tests.toy_checkpoints import ToyPlugin, loaded, registered, write_toy
 from safetensors_core import ConversionError, Dtype, convert_file
 from safetensors_core.convert import Conversion, ConvertedFile
+from safetensors_core.parts import PartFile
 
 TENSORS = {name: counting(Dtype.F32, 3) for name in "abcd"}
 STAGING = ".model.safetensors.converting"
@@ -80,6 +81,31 @@ def test_a_conversion_goes_on_after_its_process_was_killed(
     assert resumed(convert(source)) == [True, True, False, False]
     assert set(plugin.read) == {"c", "d"}
     assert loaded(tmp_path / "out") == TENSORS
+
+
+def test_a_conversion_goes_on_after_a_kill_between_the_files_of_its_result(
+    tmp_path: Path, source: Path, plugin: ToyPlugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = PartFile.rename
+
+    def die(part: PartFile, target: str) -> None:
+        if target == str(tmp_path / "out" / "model-00003-of-00004.safetensors"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(part, target)
+
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(PartFile, "rename", die)
+        try:
+            convert(source)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert "model-00002-of-00004.safetensors" in os.listdir(tmp_path / "out")
+    assert resumed(convert(source)) == [True] * 4
+    assert plugin.read == []
+    assert loaded(tmp_path / "out") == TENSORS
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
 
 
 def test_the_old_checkpoint_stays_until_the_new_one_is_complete(

@@ -198,6 +198,8 @@ def convert_file(
         if _stamps(files) != stamps:
             raise ConversionError("it changed while it was converted", files.location)
 
+    if not dry_run:
+        _remove_orphans(folder, plan)
     check()
     if not dry_run:
         how = {"stamps": stamps, "shard_size": limit, "verify": verify, "fsync": fsync}
@@ -315,6 +317,14 @@ class _Job:
 
 def _patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def _remove_orphans(folder: str, plan: ConversionPlan) -> None:
+    """Remove files that a kill has left under their names before the last one had its own."""
+    single = plan.pattern.single
+    if os.path.isdir(Staging(folder, single, "").folder):
+        with LocalFolder(folder, single, plan.pattern.index, fsync=False):
+            pass  # to enter is enough
 
 
 def _identity(source: SourceFiles, changes: Changes, how: Mapping[str, Any]) -> str:
