@@ -136,3 +136,24 @@ def test_the_result_may_go_into_a_folder_that_is_read(tmp_path: Path) -> None:
     source = write_toy(folder / "m.toy", TENSORS)
     convert_file(source, folder / "out", shard_size=12)
     assert loaded(folder / "out") == TENSORS
+
+
+def test_a_file_of_the_result_holds_what_several_files_held(tmp_path: Path, source: Path) -> None:
+    convert_file(source, tmp_path / "shards", shard_size=12)
+    register_framework(AnyFramework())
+    result = convert_file(tmp_path / "shards", tmp_path / "one.safetensors")
+    assert [file.path for file in result.files] == [str(tmp_path / "one.safetensors")]
+    assert (result.index_location, loaded(tmp_path / "one.safetensors")) == (None, TENSORS)
+
+
+def test_a_file_of_the_result_gives_shards_their_names(tmp_path: Path, source: Path) -> None:
+    result = convert_file(source, tmp_path / "one.safetensors", shard_size=24)
+    assert [os.path.basename(file.path) for file in result.files] == [
+        "one-00001-of-00002.safetensors",
+        "one-00002-of-00002.safetensors",
+    ]
+
+
+def test_an_empty_place_is_an_error(source: Path) -> None:
+    with pytest.raises(InvalidInputError, match="the place of the result is empty"):
+        convert_file(source, "")

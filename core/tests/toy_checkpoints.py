@@ -15,6 +15,7 @@ from safetensors_core import (
     Dtype,
     InvalidInputError,
     TensorSpec,
+    UnsupportedDtypeError,
     hookimpl,
     load_file,
     register_framework,
@@ -92,6 +93,10 @@ class ToyPlugin:
             format=document.get("format", "toy"),
             metadata=document.get("metadata", {}),
             left_out={} if optimizer else dict.fromkeys(document.get("optimizer", {}), "optimizer"),
+            refused={
+                name: UnsupportedDtypeError(dtype, "the safetensors format", tensor=name)
+                for name, dtype in document.get("refused", {}).items()
+            },
             close=self._close,
         )
 

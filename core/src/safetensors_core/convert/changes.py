@@ -32,6 +32,10 @@ _ALIASES = {
     "FLOAT16": Dtype.F16,
     "FLOAT32": Dtype.F32,
     "FLOAT64": Dtype.F64,
+    "FLOAT8_E4M3FN": Dtype.F8_E4M3,
+    "FLOAT8_E4M3FNUZ": Dtype.F8_E4M3FNUZ,
+    "FLOAT8_E5M2": Dtype.F8_E5M2,
+    "FLOAT8_E5M2FNUZ": Dtype.F8_E5M2FNUZ,
     "FP16": Dtype.F16,
     "FP32": Dtype.F32,
     "FP64": Dtype.F64,
@@ -77,15 +81,24 @@ class Changes(NamedTuple):
         kept = not self.keep or any(fnmatchcase(name, pattern) for pattern in self.keep)
         return kept and not any(fnmatchcase(name, pattern) for pattern in self.drop)
 
-    def renamed(self, name: str) -> str:
+    def renamed(self, name: str, matched: set[re.Pattern[str]]) -> str:
         r"""The name of a tensor once the regular expressions are applied.
 
+        Args:
+            name: Its name in the source.
+            matched: Gets the expressions that match.
+
+        Returns:
+            Its new name.
+
         Example:
-            >>> Changes(rename=((re.compile(r"^module\."), ""),)).renamed("module.w")
+            >>> Changes(rename=((re.compile(r"^module\."), ""),)).renamed("module.w", set())
             'w'
         """
         for expression, replacement in self.rename:
-            name = expression.sub(replacement, name)
+            name, count = expression.subn(replacement, name)
+            if count:
+                matched.add(expression)
         return name
 
 
@@ -137,7 +150,7 @@ def parse_dtype(text: str | Dtype) -> Dtype:
         >>> parse_dtype("bfloat16")
         <Dtype.BF16: 'BF16'>
     """
-    code = str(text).upper()
+    code = str(text).upper().removeprefix("TORCH.")
     dtype = _ALIASES.get(code) or next((known for known in FLOATS if known.value == code), None)
     if dtype is None:
         known = ", ".join(sorted(dtype.value for dtype in FLOATS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from safetensors_core.convert.changes import Changes, parse_dtype, parse_rename
 from safetensors_core.convert.copying import OpenFiles, check_copy
 from safetensors_core.convert.finding import SourceFiles, find_source
 from safetensors_core.convert.layouts import read_table
-from safetensors_core.convert.place import check_places, join_place, place_of
+from safetensors_core.convert.place import check_places, join_place, names_file, place_of
 from safetensors_core.convert.plan import ConversionPlan, PlannedTensor, plan_conversion
 from safetensors_core.convert.staging import ENDING, Staging
 from safetensors_core.dtypes import Dtype
@@ -133,12 +134,14 @@ def convert_file(
     Args:
         source: A file, an index such as ``pytorch_model.bin.index.json``, or a folder.
         dest: Path of a file if it ends with ``.safetensors``, else of a folder, made if missing.
-            None for the folder of the source, under its name; ``pytorch_model.bin`` becomes
+            With `shard_size`, the names of all files begin like that of the file. None for the
+            folder of the source, under its name; ``pytorch_model.bin`` becomes
             ``model.safetensors``.
         shard_size: Most bytes of tensors in a file, such as ``"5GB"``. None for a file for each
-            of the source.
+            of the source, or for one where `dest` is a file.
         dtype: What floating-point tensors become, such as ``"bf16"``; None for what they are.
-        rename: Regular expressions, and what takes the place of their matches in names.
+        rename: Regular expressions, and what takes the place of their matches in names. Each
+            must match.
         keep: Patterns of names to convert, such as ``"model.*"``; none for all.
         drop: Patterns of names to leave out.
         optimizer: Whether to keep the state of an optimizer.
@@ -190,6 +193,8 @@ def convert_file(
     limit = None if shard_size is None else parse_size(shard_size)
     files = find_source(source)
     folder, pattern = place_of(dest, files)
+    if limit is None and dest is not None and names_file(dest):
+        limit = sys.maxsize  # all of it goes into that file
     stamps = _stamps(files)
     plan = plan_conversion(files, changes, pattern, limit)
 
@@ -315,8 +320,14 @@ class _Job:
             self._progress(self._done, self._total)
 
 
-def _patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def _patterns(patterns: Any) -> tuple[str, ...]:
+    if isinstance(patterns, str):
+        return (patterns,)
+    if isinstance(patterns, Iterable):
+        given = tuple(patterns)
+        if all(isinstance(pattern, str) for pattern in given):
+            return given
+    raise InvalidInputError(f"keep and drop are patterns of names, not {patterns!r}")
 
 
 def _remove_orphans(folder: str, plan: ConversionPlan) -> None:

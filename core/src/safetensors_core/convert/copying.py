@@ -103,7 +103,8 @@ class OpenFiles:
             found = framework.describe(value)
             if found != tensor.spec:
                 raise ConversionError(
-                    f"tensor {tensor.source!r} was read as {found}, and {tensor.spec} was expected",
+                    f"tensor {tensor.source!r} was read as {_shown(found)}, and "
+                    f"{_shown(tensor.spec)} was expected",
                     tensor.path,
                 )
             yield framework.to_buffer(value)
@@ -176,7 +177,8 @@ def check_copy(
                 view = memoryview(chunk).cast("B")
                 if not _equal(source, offset, view):
                     raise ConversionError(
-                        f"tensor {name!r} is not on the disk as it was written; check the disk",
+                        f"tensor {name!r} is read back with other bytes than it was written with: "
+                        "the disk is at fault, or what reads the source",
                         path,
                     )
                 offset += len(view)
@@ -184,6 +186,10 @@ def check_copy(
                 del chunk, view  # before the next one is made
             if offset != header.data_start + info.data_offsets[1]:
                 raise ConversionError(f"tensor {name!r} has another size now", path)
+
+
+def _shown(spec: TensorSpec) -> str:
+    return f"{spec.dtype} {list(spec.shape)}"
 
 
 def _equal(source: FileSource, offset: int, view: memoryview) -> bool:

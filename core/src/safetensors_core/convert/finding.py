@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,11 +47,13 @@ _EXTRAS = {
     ".pt": "torch",
     ".pth": "torch",
 }
+# What metadata calls frameworks, where that is not their name.
+_FORMATS = {"jax": "flax", "numpy": "np", "paddle": "pd", "tensorflow": "tf", "torch": "pt"}
 # What programs call the weights of any model.
 _ANY_MODEL = {"", "flax_model", "model_state", "pytorch_model", "tf_model"}
 # What they write beside the weights, and nobody means by the name of the folder.
 _BESIDE = {"optimizer", "rng_state", "scaler", "scheduler", "training_args"}
-_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
+_NUMBER = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})(?=\.)", re.ASCII)
 
 
 class SourceFiles(NamedTuple):
@@ -157,7 +160,8 @@ def _read(path: str, optimizer: bool) -> ForeignCheckpoint:
         ) from error
     first = next(iter(tensors.values()), None)
     framework = "" if first is None else get_framework(first).name
-    return ForeignCheckpoint(tensors, framework=framework, format=framework)
+    format_name = _FORMATS.get(framework, framework)
+    return ForeignCheckpoint(tensors, framework=framework, format=format_name)
 
 
 def _described(found: ForeignCheckpoint, path: str) -> ForeignCheckpoint:
@@ -174,9 +178,7 @@ def _described(found: ForeignCheckpoint, path: str) -> ForeignCheckpoint:
             error.tensor, error.location = name, path
             raise
         tensors[name] = StoredTensor(spec, partial(_itself, tensor))
-    return ForeignCheckpoint(
-        tensors, found.framework, found.format, found.metadata, found.left_out, found.close
-    )
+    return replace(found, tensors=tensors)
 
 
 def _itself(tensor: Any) -> Any:
@@ -186,6 +188,8 @@ def _itself(tensor: Any) -> Any:
 def _unknown(path: str) -> Exception:
     if not os.path.lexists(path):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if os.path.isfile(path) and not os.path.getsize(path):
+        return ConversionError("the file is empty; download or copy it again", path)
     plugins = list_plugins()
     found = ", ".join(info.name for info in plugins) or "none"
     extra = _EXTRAS.get(os.path.splitext(path)[1].lower())
@@ -211,6 +215,9 @@ def _in_folder(folder: str) -> SourceFiles:
     if len(foreign) == 1:
         return _indexed(folder, folder, foreign[0])
     files = [name for name in names if _is_candidate(name)]
+    if not foreign and _are_all_parts(files):
+        paths = [os.path.join(folder, name) for name in files]
+        return SourceFiles(folder, folder, paths, _stem(_NUMBER.sub("", files[0])), {})
     if len(foreign) > 1 or len(files) > 1:
         held = ", ".join(map(repr, (foreign or files)[:10]))
         raise ConversionError(
@@ -227,6 +234,17 @@ def _in_folder(folder: str) -> SourceFiles:
         )
     place, name = os.path.split(os.path.abspath(folder))
     return SourceFiles(folder, place, [folder], name or "model", {})
+
+
+def _are_all_parts(files: list[str]) -> bool:
+    """Whether files are those of one checkpoint, as their numbers say."""
+    numbers = [_NUMBER.search(name) for name in files]
+    counts = {match["count"] for match in numbers if match}
+    return (
+        None not in numbers
+        and len({_NUMBER.sub("", name) for name in files}) == 1
+        and counts == {f"{len(files):05}"}
+    )
 
 
 def _is_candidate(name: str) -> bool:
@@ -258,7 +276,7 @@ def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def _stem(name: str) -> str:
     """What a result is called: ``model`` for the names that libraries give to any model."""
-    stem = _NUMBER.sub("", name)
+    stem = name
     for ending in (".weights.h5", *_EXTRAS, ".safetensors"):
         if stem.lower().endswith(ending):
             stem = stem[: -len(ending)]

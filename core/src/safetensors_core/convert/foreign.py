@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from safetensors_core.errors import SafetensorError
 from safetensors_core.framework import TensorSpec
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class ForeignCheckpoint:
             ``"flax"``, ``"tf"``, ``"np"``. Conversion between layouts goes by it.
         metadata: Strings by name that the file says about itself.
         left_out: What is in the file and not among `tensors`, by name, with the reason.
+        refused: Tensors that cannot be converted, by name, with the error that says why. It is
+            raised where such a tensor is kept.
         close: Lets go of open files.
 
     Example:
@@ -67,6 +70,7 @@ class ForeignCheckpoint:
     format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, SafetensorError] = field(default_factory=dict)
     close: Callable[[], object] = lambda: None
 
     def __iter__(self) -> Iterator[tuple[str, StoredTensor | Any]]:

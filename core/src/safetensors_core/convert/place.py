@@ -13,7 +13,7 @@ from safetensors_core.shards.index import parse_index
 from safetensors_core.sources.local import check_path, is_url, without_scheme
 from safetensors_core.sources.urls import shown
 
-__all__ = ["check_places", "join_place", "place_of"]
+__all__ = ["check_places", "join_place", "names_file", "place_of"]
 
 _ENDING = ".safetensors"
 
@@ -41,14 +41,32 @@ def place_of(dest: str | os.PathLike[str] | None, source: SourceFiles) -> tuple[
     else:
         check_path(dest)
         folder, stem = os.fsdecode(without_scheme(dest)), "model"
+        if not folder:
+            raise InvalidInputError("the place of the result is empty; '.' is this folder")
         if is_url(folder):
             raise InvalidInputError(
                 f"{shown(folder)}: conversions write local files; upload the result"
             )
-        if folder.endswith(_ENDING):
+        if names_file(folder):
             folder, name = os.path.split(folder)
             stem = name.removesuffix(_ENDING)
     return folder or os.curdir, f"{stem}{{suffix}}{_ENDING}"
+
+
+def names_file(dest: str | os.PathLike[str]) -> bool:
+    """Whether a place is that of a file, by its ending.
+
+    Args:
+        dest: What the user gave.
+
+    Returns:
+        False for a folder.
+
+    Example:
+        >>> names_file("out/m.safetensors"), names_file("out")
+        (True, False)
+    """
+    return os.fsdecode(dest).endswith(_ENDING)
 
 
 def join_place(folder: str, name: str) -> str:
@@ -101,13 +119,13 @@ def check_places(
             raise InvalidInputError(
                 f"{path}: it is read, and is left as it is. Choose another place for the result"
             )
+        stat_target(path, path)
         if not overwrite:
             raise FileExistsError(
                 errno.EEXIST,
                 "it is there already, and is left as it is; pass overwrite=True to replace it",
                 path,
             )
-        stat_target(path, path)
 
 
 def _indexed(path: str) -> list[str]:

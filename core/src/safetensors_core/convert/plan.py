@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -187,6 +188,7 @@ class _Gathered:
         self._expected = source.names
         self._changes = changes
         self._seen: set[str] = set()
+        self._matched: set[re.Pattern[str]] = set()
         self.tensors: list[PlannedTensor] = []
         self.keys: dict[tuple[str, str], object] = {}  # by file and name in the source
         self.formats: set[str] = set()
@@ -199,7 +201,10 @@ class _Gathered:
         for key, value in checkpoint.metadata.items():
             self.metadata.setdefault(key, value)
         self.left_out.update(checkpoint.left_out)
-        self._seen.update(checkpoint.tensors)
+        self._seen.update(checkpoint.tensors, checkpoint.refused)
+        for name, error in checkpoint.refused.items():
+            if changes.keeps(name):
+                raise error
         for name, stored in checkpoint.tensors.items():
             if not changes.keeps(name):
                 continue
@@ -207,7 +212,7 @@ class _Gathered:
             if changes.dtype is not None and spec.dtype in FLOATS and spec.dtype != changes.dtype:
                 _check_castable(checkpoint.framework, changes.dtype, path)
                 spec = TensorSpec(changes.dtype, spec.shape)
-            renamed = changes.renamed(name)
+            renamed = changes.renamed(name, self._matched)
             self.tensors.append(PlannedTensor(renamed, spec, name, path, stored.spec))
             if stored.key is not None:
                 self.keys[path, name] = stored.key
@@ -223,7 +228,16 @@ class _Gathered:
         if not self.tensors:
             reasons = sorted(set(self.left_out.values()))
             left_out = f"; what is left out: {_listed(reasons)}" if reasons else ""
+            if self._seen:
+                left_out = f"; keep and drop leave none of {len(self._seen):,}"
             raise InvalidInputError(f"{self._location}: there are no tensors to convert{left_out}")
+        for expression, _ in self._changes.rename:
+            if expression not in self._matched:
+                raise InvalidInputError(
+                    f"{self._location}: no name that is to be changed matches "
+                    f"{expression.pattern!r}; there are "
+                    f"{_listed(sorted(tensor.source for tensor in self.tensors))}"
+                )
         _check_unique(self._location, self.tensors)
 
     def _check_complete(self) -> None:
