@@ -157,3 +157,9 @@ def test_a_file_of_the_result_gives_shards_their_names(tmp_path: Path, source: P
 def test_an_empty_place_is_an_error(source: Path) -> None:
     with pytest.raises(InvalidInputError, match="the place of the result is empty"):
         convert_file(source, "")
+
+
+def test_a_name_may_be_long(tmp_path: Path, source: Path) -> None:
+    target = tmp_path / f"{'m' * 230}.safetensors"
+    convert_file(source, target)
+    assert loaded(target) == TENSORS

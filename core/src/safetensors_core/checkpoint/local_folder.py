@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 import stat
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from safetensors_core.checkpoint.journal import note_files, remove_orphans
 from safetensors_core.errors import CheckpointError
+from safetensors_core.folders import make_folders, short_name
 from safetensors_core.leftovers import remove_leftovers
 from safetensors_core.parts import PART_SUFFIX, PartFile, naming, stat_target, sync, take_over
 from safetensors_core.shards.index import INDEX_SUFFIX, ShardIndex, encode_index, parse_index
@@ -78,7 +77,7 @@ class LocalFolder:
     def __enter__(self) -> Self:
         try:
             with naming(self.path):
-                self._make_folders()
+                make_folders(self.path, self._made, fsync=self._fsync)
                 self._folder = os.path.realpath(self.path)
                 self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 with self._alone():
@@ -123,7 +122,7 @@ class LocalFolder:
         with naming(path):
             existing = stat_target(self._at(name), path)
             private = existing is not None
-            part = PartFile(self._folder, _short(name), private=private, token=self._lock.token)
+            part = PartFile(self._folder, short_name(name), private=private, token=self._lock.token)
         self._parts[name] = part
         yield _LocalOutput(path, part)
         with naming(path):
@@ -196,21 +195,6 @@ class LocalFolder:
     def _at(self, name: str) -> str:
         return os.path.join(self._folder, name)
 
-    def _make_folders(self) -> None:
-        if not self.path:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        missing = []
-        folder = os.path.abspath(self.path)
-        while not os.path.lexists(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another save has made it meanwhile
-                os.mkdir(folder)
-                self._made.append(folder)
-            if self._fsync:
-                _sync_folder(os.path.dirname(folder))
-
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other saves into the folder from renaming files at the same time."""
@@ -245,7 +229,7 @@ class LocalFolder:
         assert self._lock is not None
         for name in names:
             if os.path.lexists(self._at(name)):
-                self._second_names[name] = f".{_short(name)}.{self._lock.token}{_ENDING}"
+                self._second_names[name] = f".{short_name(name)}.{self._lock.token}{_ENDING}"
                 self._add_second_name(name)
         if old is None or self._second_names.keys().isdisjoint(old.weight_map.values()):
             return
@@ -375,11 +359,6 @@ class _LocalOutput:
         return naming(self._path)
 
 
-def _short(name: str) -> str:
-    """A name short enough to be extended, and different for different names."""
-    return name if len(name) <= 40 else f"{name[:30]}~{zlib.crc32(os.fsencode(name)):08x}"
-
-
 def _is_folder(path: str) -> bool:
     return stat.S_ISDIR(os.lstat(path).st_mode)
 
@@ -389,11 +368,3 @@ def _same(one: str, other: str) -> bool:
         return os.path.samestat(os.lstat(one), os.lstat(other))
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync(fd)
-    finally:
-        os.close(fd)

@@ -47,7 +47,7 @@ def _pairs(
     "--shard-size",
     metavar="SIZE",
     help="Most bytes of tensors in a file, such as 500MB or 2GiB. Without it, there is a file for "
-    "each of SOURCE.",
+    "each of SOURCE, or one where DEST is a file.",
 )
 @click.option(
     "--dtype", metavar="DTYPE", help="What floating-point tensors become, such as bf16 or float16."

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from safetensors_core.errors import ConversionError, SafetensorError
+from safetensors_core.folders import make_folders, short_name
 from safetensors_core.parts import naming, sync
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Staging:
 
     def __init__(self, folder: str, name: str, identity: str) -> None:
         self._target = folder
-        self.folder = os.path.join(folder, f".{name}{ENDING}")
+        self.folder = os.path.join(folder, f".{short_name(name)}{ENDING}")
         self._identity = identity
         self._made: list[str] = []
         self._fd = -1
@@ -65,7 +66,7 @@ class Staging:
     def __enter__(self) -> Self:
         try:
             with naming(self._target):
-                self._make_folders()
+                make_folders(self._target, self._made, fsync=True)
                 self._lock()
                 self._prepare()
         except BaseException:
@@ -145,17 +146,6 @@ class Staging:
             []
         """
         self._published = True
-
-    def _make_folders(self) -> None:
-        missing = []
-        folder = os.path.abspath(self._target)
-        while not os.path.lexists(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder)
-                self._made.append(folder)
 
     def _lock(self) -> None:
         while True:
