@@ -115,11 +115,31 @@ def test_the_tar_files_of_the_first_versions_are_refused(tmp_path: Path) -> None
 def test_a_tensor_that_is_none_in_the_format_is_refused_by_name(
     tmp_path: Path, value: Callable[[], torch.Tensor], kind: str, advice: str
 ) -> None:
-    torch.save({"model": {"layer.w": value()}}, tmp_path / "a.pt")
-    text = refusal(tmp_path / "a.pt")
-    assert "'layer.w'" in text
+    path = tmp_path / "a.pt"
+    torch.save({"model": {"layer.w": value(), "bias": torch.ones(2)}}, path)
+    found = read(path, False)
+    assert found is not None
+    text = str(found.refused["layer.w"])
+    assert text.startswith(f"{path}: tensor 'layer.w' is ")
     assert kind in text
     assert advice in text
+    assert list(found.tensors) == ["bias"]
+    assert found.tensors["bias"].read().equal(torch.ones(2))
+    found.close()
+
+
+def test_a_file_of_nothing_but_refused_tensors_says_why(tmp_path: Path) -> None:
+    torch.save(torch.eye(2).to_sparse(), tmp_path / "a.pt")
+    found = read(tmp_path / "a.pt", False)
+    assert found is not None
+    assert not found.tensors
+    assert "save to_dense() of it" in str(found.refused["tensor"])
+    found.close()
+
+
+def test_a_refused_tensor_takes_its_name(tmp_path: Path) -> None:
+    torch.save({"a": {"b": torch.eye(2).to_sparse()}, "a.b": torch.ones(2)}, tmp_path / "a.pt")
+    assert "two tensors would get the name 'a.b'" in refusal(tmp_path / "a.pt")
 
 
 def test_a_tensor_subclass_is_refused_with_what_to_do(tmp_path: Path) -> None:

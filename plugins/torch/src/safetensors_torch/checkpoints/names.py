@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors_core import ConversionError
+from safetensors_core import ConversionError, SafetensorError
 from safetensors_core.convert import Opaque
 from safetensors_torch.checkpoints.rebuilding import Refused, TensorRecord
 
@@ -31,6 +31,7 @@ class Named:
         tensors: The weights by name, in the order of the file.
         metadata: Plain values that lie beside the weights.
         left_out: The others by name, with the reason.
+        refused: Tensors that cannot be converted, by name, with the error that says why.
 
     Example:
         >>> Named().tensors
@@ -40,6 +41,7 @@ class Named:
     tensors: dict[str, TensorRecord] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, SafetensorError] = field(default_factory=dict)
 
 
 def name_tensors(root: Any, location: str, *, optimizer: bool, most: int) -> Named:
@@ -55,7 +57,7 @@ def name_tensors(root: Any, location: str, *, optimizer: bool, most: int) -> Nam
         most: Values to look at: a pickle can refer to one dict again and again.
 
     Raises:
-        ConversionError: It holds no tensors, or what cannot be converted.
+        ConversionError: It holds no tensors, or two of one name.
 
     Example:
         >>> import torch
@@ -100,9 +102,10 @@ class _Naming:
                 self.add(name, value)
             else:
                 self.named.left_out[name] = f"lies beside {wrapper!r}, which holds the weights"
-        if not self.named.tensors:
+        if not self.named.tensors and not self.named.refused:
             raise self.error(
-                "it holds the state of an optimizer and no weights; pass optimizer=True to keep it"
+                "it holds the state of an optimizer and no weights; ask for it with "
+                "optimizer=True or --optimizer"
                 if states and not self.optimizer
                 else "it holds no tensors"
             )
@@ -121,12 +124,14 @@ class _Naming:
         self.left -= 1
         if depth > _DEEPEST or self.left < 0:
             raise self.error("a dict or list is inside of itself, or in its pickle again and again")
-        if isinstance(value, Refused):
-            raise self.error(f"tensor {name!r} is {value.kind}: {value.advice}")
-        if isinstance(value, TensorRecord):
-            if name in self.named.tensors:
+        if isinstance(value, TensorRecord | Refused):
+            if name in self.named.tensors or name in self.named.refused:
                 raise self.error(f"two tensors would get the name {name!r}")
-            self.named.tensors[name] = value
+            if isinstance(value, TensorRecord):
+                self.named.tensors[name] = value
+            else:
+                error = self.error(f"tensor {name!r} is {value.kind}: {value.advice}")
+                self.named.refused[name] = error
         elif not isinstance(value, dict | list | tuple):
             self.named.left_out[name] = f"{_kind(value)}, not a tensor"
         elif not self.holds_tensors(value):

@@ -26,8 +26,7 @@ def read_checkpoint(path: str, kind: Kind, *, optimizer: bool) -> ForeignCheckpo
 
     Raises:
         UnsafeCheckpointError: Reading it would do harm.
-        ConversionError: It is damaged, or holds what cannot be converted.
-        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
+        ConversionError: It is damaged, or holds no tensors.
         OSError: It cannot be read.
 
     Example:
@@ -50,7 +49,7 @@ def read_checkpoint(path: str, kind: Kind, *, optimizer: bool) -> ForeignCheckpo
             check_plain_pickle(source)
         contents = read_archive(source) if kind is Kind.ARCHIVE else read_legacy(source)
         named = name_tensors(contents.root, path, optimizer=optimizer, most=contents.pickle_size)
-        tensors = stored_tensors(named.tensors, contents, source)
+        tensors, refused = stored_tensors(named.tensors, contents, source)
     except BaseException:
         source.close()
         raise
@@ -60,5 +59,6 @@ def read_checkpoint(path: str, kind: Kind, *, optimizer: bool) -> ForeignCheckpo
         format="pt",
         metadata=named.metadata,
         left_out=named.left_out,
+        refused=named.refused | refused,
         close=source.close,
     )

@@ -13,6 +13,7 @@ import torch
 from safetensors_core import (
     ConversionError,
     InvalidInputError,
+    SafetensorError,
     TensorSpec,
     UnsafeCheckpointError,
     UnsupportedDtypeError,
@@ -73,7 +74,7 @@ class Contents:
 
 def stored_tensors(
     tensors: Mapping[str, TensorRecord], contents: Contents, source: FileSource
-) -> dict[str, StoredTensor]:
+) -> tuple[dict[str, StoredTensor], dict[str, SafetensorError]]:
     """What is needed to read tensors, once all that is said about them fits to the file.
 
     Args:
@@ -82,13 +83,13 @@ def stored_tensors(
         source: The file, which stays open as long as tensors are read.
 
     Returns:
-        By name: tensors in C order are read in blocks of some MiB, others whole.
+        By name: tensors in C order are read in blocks of some MiB, others whole. Then the errors
+        for those of which the format has no exact equivalent.
 
     Raises:
         UnsafeCheckpointError: A tensor reaches outside of its storage, or the tensors claim to
             be much larger than the file.
         ConversionError: A storage is missing, or is not as long as the pickle says.
-        UnsupportedDtypeError: The format has no exact equivalent of a dtype.
 
     Example:
         >>> from safetensors_torch.checkpoints.rebuilding import Storage
@@ -96,13 +97,19 @@ def stored_tensors(
         >>> _ = path.write_bytes(bytes([0, 1, 2, 3]))
         >>> record = TensorRecord(Storage("0", torch.uint8, 4), torch.uint8, 1, (2,), (1,))
         >>> contents = Contents({}, {"0": Extent(0, 4)}, 0)
-        >>> stored_tensors({"w": record}, contents, FileSource(path))["w"].read()
+        >>> tensors, refused = stored_tensors({"w": record}, contents, FileSource(path))
+        >>> tensors["w"].read()
         tensor([1, 2], dtype=torch.uint8)
     """
     stored: dict[str, StoredTensor] = {}
+    refused: dict[str, SafetensorError] = {}
     sizes: dict[Any, int] = {}
     for name, record in tensors.items():
-        spec = _spec(name, record, source.location)
+        try:
+            spec = _spec(name, record, source.location)
+        except SafetensorError as error:
+            refused[name] = error.with_traceback(None)  # whose frames would hold the file
+            continue
         reading = _Reading(name, record, _extent(name, record, contents, source), source)
         sizes[record.key] = spec.nbytes
         stored[name] = StoredTensor(
@@ -117,7 +124,7 @@ def stored_tensors(
             f"its tensors claim to be {total:,} bytes of a file of {source.size:,}",
             source.location,
         )
-    return stored
+    return stored, refused
 
 
 def _spec(name: str, record: TensorRecord, location: str) -> TensorSpec:
