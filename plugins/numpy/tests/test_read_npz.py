@@ -211,19 +211,32 @@ def test_a_pickle_that_would_run_code_is_refused_by_the_name_of_what_it_asks_for
 
 def test_harmless_objects_are_no_tensors(tmp_path: Path) -> None:
     array = np.array([{"lr": np.float64(0.1)}, np.zeros(2), "text", None], dtype=object)
-    np.savez(tmp_path / "a.npz", state=array)
-    with pytest.raises(UnsupportedDtypeError, match=r"tensor 'state': dtype object.*not tensors"):
-        safetensors_read_checkpoint(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", state=array, fine=np.zeros(2))
+    found = opened(tmp_path / "a.npz")
+    error = str(found.refused["state"])
+    assert error.startswith(f"{tmp_path / 'a.npz'}: tensor 'state': dtype object")
+    assert "Objects are not tensors; nothing of its pickle was run" in error
+    assert list(found.tensors) == ["fine"]
+    found.close()
 
 
 @pytest.mark.parametrize("dtype", ["c16", "g", "U3", "S3", "V3", "M8[s]", "m8[s]", "f4,i4"])
-def test_a_type_that_the_format_has_not_is_refused_by_name(tmp_path: Path, dtype: str) -> None:
+def test_a_type_that_the_format_has_not_is_refused_by_name(
+    tmp_path: Path, content: Content, dtype: str
+) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, fine=np.zeros(2), w=np.zeros(2, dtype))
-    with pytest.raises(UnsupportedDtypeError, match="tensor 'w': dtype") as caught:
-        safetensors_read_checkpoint(path)
-    assert caught.value.dtype == str(np.dtype(dtype))
-    assert caught.value.location == str(path)
+    np.save(tmp_path / "w.npy", np.zeros(2, dtype))
+    for file, others in ((path, ["fine"]), (tmp_path / "w.npy", [])):
+        found = opened(file)
+        (error,) = found.refused.values()
+        assert isinstance(error, UnsupportedDtypeError)
+        assert (error.tensor, error.dtype) == ("w", str(np.dtype(dtype)))
+        assert error.location == str(file)
+        assert list(found.tensors) == others
+        for tensor in found.tensors.values():
+            assert content(tensor)[1] == bytes(16)
+        found.close()
 
 
 @pytest.fixture
@@ -250,10 +263,14 @@ def test_two_bytes_that_numpy_does_not_know_are_refused_where_nobody_knows_them(
     void_files: tuple[Path, Path, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAFETENSORS_DISABLED_PLUGINS", "mlx")
-    for path in void_files[:2]:
+    for path, others in zip(void_files[:2], (["fine"], []), strict=True):
         assert holds_void(path)
-        with pytest.raises(UnsupportedDtypeError, match=r"tensor 'w': dtype \|V2 .*plugin for MLX"):
-            safetensors_read_checkpoint(path)
+        found = opened(path)
+        error = str(found.refused["w"])
+        assert error.startswith(f"{path}: tensor 'w': dtype |V2 ")
+        assert "plugin for MLX" in error
+        assert list(found.tensors) == others
+        found.close()
 
 
 def test_names_that_leave_the_archive_are_refused(tmp_path: Path) -> None:
@@ -362,6 +379,14 @@ def test_no_change_to_a_file_gets_another_error_than_ours(
         read_whole(path)
     except SafetensorError as error:
         assert str(path) in str(error)  # noqa: PT017  # a change may do no harm
+
+
+def test_a_damaged_header_shows_nothing_of_python(tmp_path: Path) -> None:
+    path = tmp_path / "w.npy"
+    path.write_bytes(with_header("__import__('os').getcwd()"))
+    with pytest.raises(ConversionError) as caught:
+        safetensors_read_checkpoint(path)
+    assert str(caught.value) == f"{path}: tensor 'w': its header is damaged"
 
 
 def test_a_damaged_pickle_of_objects_is_refused(tmp_path: Path) -> None:

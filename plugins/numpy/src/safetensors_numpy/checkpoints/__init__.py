@@ -34,7 +34,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> ForeignCheckpoint | None:
     Raises:
         UnsafeCheckpointError: Reading it would run code, or leave its folder.
         ConversionError: It is damaged, or what reads it is not installed.
-        UnsupportedDtypeError: It holds a type that the safetensors format has not.
         OSError: It cannot be read.
 
     Example:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 
-from safetensors_core import ConversionError, Dtype, UnsupportedDtypeError
-from safetensors_core.convert import ForeignCheckpoint
+from safetensors_core import ConversionError, Dtype, SafetensorError, UnsupportedDtypeError
+from safetensors_core.convert import ForeignCheckpoint, StoredTensor
 from safetensors_numpy.checkpoints.gguf_header import GgufTensor, read_header
 from safetensors_numpy.checkpoints.stored import checked_shape, region_of, stored_tensor
 
@@ -65,10 +65,10 @@ def read_gguf(path: str | os.PathLike[str]) -> ForeignCheckpoint:
 
     Returns:
         The checkpoint, with shapes outermost dimension first, as NumPy has them. Memory holds
-        one chunk at a time; of a big-endian file one tensor.
+        one chunk at a time; of a big-endian file one tensor. Quantised tensors are refused: no
+        array has such a type.
 
     Raises:
-        UnsupportedDtypeError: A tensor is quantised; no array has such a type.
         ConversionError: It is damaged.
         OSError: It cannot be read.
 
@@ -84,10 +84,16 @@ def read_gguf(path: str | os.PathLike[str]) -> ForeignCheckpoint:
     location = os.fsdecode(path)
     header = read_header(location)
     size = os.path.getsize(location)
-    tensors = {}
+    tensors: dict[str, StoredTensor] = {}
+    refused: dict[str, SafetensorError] = {}
     regions = []
     for entry in header.tensors:
-        spec = checked_shape(entry.name, _dtype(entry, location), entry.shape, location)
+        try:
+            dtype = _dtype(entry, location)
+        except UnsupportedDtypeError as error:
+            refused[entry.name] = error.with_traceback(None)  # whose frames would hold the header
+            continue
+        spec = checked_shape(entry.name, dtype, entry.shape, location)
         end = entry.offset + spec.nbytes
         if end > size:
             raise ConversionError(
@@ -109,6 +115,7 @@ def read_gguf(path: str | os.PathLike[str]) -> ForeignCheckpoint:
         format="np",
         metadata=header.metadata,
         left_out=header.left_out,
+        refused=refused,
     )
 
 

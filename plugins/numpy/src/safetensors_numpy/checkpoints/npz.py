@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy_format
 
-from safetensors_core import ConversionError, Dtype, UnsupportedDtypeError
+from safetensors_core import ConversionError, Dtype, SafetensorError, UnsupportedDtypeError
 from safetensors_core.convert import (
     ForeignCheckpoint,
     Function,
@@ -108,12 +108,12 @@ def read_npy(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
             refuse them.
 
     Returns:
-        The checkpoint. Of an array in C order, memory holds one chunk at a time.
+        The checkpoint. Of an array in C order, memory holds one chunk at a time. An array of a
+        type that the safetensors format has not is refused.
 
     Raises:
         UnsafeCheckpointError: It holds objects whose pickle would run code.
         ConversionError: It is damaged.
-        UnsupportedDtypeError: The safetensors format has no such type.
 
     Example:
         >>> np.save(tmp_path / "bias.npy", np.zeros(3, np.float32))
@@ -126,8 +126,13 @@ def read_npy(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
         header = _read_header(file, name, location)
         size = os.fstat(file.fileno()).st_size
     open_at = region_of(location, header.size)
-    tensors = {name: _stored(name, header, size, open_at, location, void=void)}
-    return ForeignCheckpoint(tensors, framework="numpy", format="np")
+    tensors: dict[str, StoredTensor] = {}
+    refused: dict[str, SafetensorError] = {}
+    try:
+        tensors[name] = _stored(name, header, size, open_at, location, void=void)
+    except UnsupportedDtypeError as error:
+        refused[name] = error.with_traceback(None)  # whose frames would hold each other
+    return ForeignCheckpoint(tensors, framework="numpy", format="np", refused=refused)
 
 
 def read_npz(path: str | os.PathLike[str], void: Dtype | None = None) -> ForeignCheckpoint:
@@ -140,13 +145,12 @@ def read_npz(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
 
     Returns:
         The checkpoint; whoever asked closes it. Of an array in C order, memory holds one chunk at
-        a time, else that array.
+        a time, else that array. Arrays of types that the safetensors format has not are refused.
 
     Raises:
         UnsafeCheckpointError: It would leave its folder or expand without measure, or it holds
             objects whose pickle would run code.
         ConversionError: It is damaged.
-        UnsupportedDtypeError: The safetensors format has no such type.
 
     Example:
         >>> np.savez(tmp_path / "model.npz", bias=np.zeros(3, np.float32))
@@ -158,12 +162,16 @@ def read_npz(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
     location = os.fsdecode(path)
     archive = open_archive(path)
     try:
-        tensors = {}
+        tensors: dict[str, StoredTensor] = {}
+        refused: dict[str, SafetensorError] = {}
         for entry in _arrays(archive):
             name = entry.filename.removesuffix(".npy")
             header = _entry_header(archive, entry, location)
             open_at = _entry_opener(archive, entry, header.size)
-            tensors[name] = _stored(name, header, entry.file_size, open_at, location, void=void)
+            try:
+                tensors[name] = _stored(name, header, entry.file_size, open_at, location, void=void)
+            except UnsupportedDtypeError as error:
+                refused[name] = error.with_traceback(None)  # whose frames would hold the archive
         left_out = {
             entry.filename: "no array of NumPy"
             for entry in archive.infolist()
@@ -173,7 +181,12 @@ def read_npz(path: str | os.PathLike[str], void: Dtype | None = None) -> Foreign
         archive.close()
         raise
     return ForeignCheckpoint(
-        tensors, framework="numpy", format="np", left_out=left_out, close=archive.close
+        tensors,
+        framework="numpy",
+        format="np",
+        left_out=left_out,
+        refused=refused,
+        close=archive.close,
     )
 
 
@@ -208,9 +221,8 @@ def _read_header(stream: IO[bytes], name: str, location: str) -> _Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files of Python 2
             shape, fortran, dtype = parse(start)
-    except Exception as error:  # noqa: BLE001  # MemoryError too: what Python's parser may say
-        detail = f"tensor {name!r}: its header cannot be read: {type(error).__name__}: {error}"
-        raise ConversionError(" ".join(detail.split()), location) from None
+    except Exception:  # noqa: BLE001  # MemoryError too: what Python's parser may say
+        raise ConversionError(f"tensor {name!r}: its header is damaged", location) from None
     return _Header(dtype, shape, fortran, start.tell())
 
 

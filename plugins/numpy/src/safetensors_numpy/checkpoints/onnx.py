@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from safetensors_core import ConversionError, Dtype, UnsupportedDtypeError
+from safetensors_core import ConversionError, Dtype, SafetensorError, UnsupportedDtypeError
 from safetensors_core.convert import ForeignCheckpoint, StoredTensor
 from safetensors_numpy.checkpoints.external import ExternalFiles
 from safetensors_numpy.checkpoints.stored import (
@@ -78,12 +78,12 @@ def read_onnx(path: str | os.PathLike[str]) -> ForeignCheckpoint:
 
     Returns:
         The checkpoint. Memory holds the file of the model and one tensor; while it is opened,
-        the file twice. Of bytes that are in other files it holds one chunk at a time.
+        the file twice. Of bytes that are in other files it holds one chunk at a time. Sparse
+        initializers are refused, and those of a type that the safetensors format has not.
 
     Raises:
         UnsafeCheckpointError: Bytes are outside of the model's folder.
-        ConversionError: It is damaged, an initializer is sparse, or `onnx` is not installed.
-        UnsupportedDtypeError: The safetensors format has no such type.
+        ConversionError: It is damaged, or `onnx` is not installed.
 
     Example:
         >>> import onnx
@@ -131,7 +131,12 @@ def _read(model: Any, location: str) -> ForeignCheckpoint:
         if value := getattr(model, field):
             metadata[field] = str(value)
     return ForeignCheckpoint(
-        found.tensors, framework="numpy", format="np", metadata=metadata, left_out=found.left_out
+        found.tensors,
+        framework="numpy",
+        format="np",
+        metadata=metadata,
+        left_out=found.left_out,
+        refused=found.refused,
     )
 
 
@@ -143,19 +148,22 @@ class _Initializers:
         self.files = ExternalFiles(location)
         self.tensors: dict[str, StoredTensor] = {}
         self.left_out: dict[str, str] = {}
+        self.refused: dict[str, SafetensorError] = {}
 
     def add_graph(self, graph: Any, prefix: str) -> None:
         for sparse in graph.sparse_initializer:
-            raise ConversionError(
-                f"initializer {prefix + sparse.values.name!r} is sparse, which the safetensors "
-                "format has not: write it as a dense one",
+            name = self._unique(prefix + sparse.values.name)
+            self.refused[name] = ConversionError(
+                f"initializer {name!r} is sparse, which the safetensors format has not: write it "
+                "as a dense one",
                 self._location,
             )
         for proto in graph.initializer:
-            name = prefix + proto.name
-            if name in self.tensors:
-                raise ConversionError(f"there are two initializers {name!r}", self._location)
-            self.tensors[name] = self._stored(name, proto)
+            name = self._unique(prefix + proto.name)
+            try:
+                self.tensors[name] = self._stored(name, proto)
+            except UnsupportedDtypeError as error:
+                self.refused[name] = error.with_traceback(None)  # whose frames would hold the model
         self.add_nodes(graph.node, prefix)
 
     def add_nodes(self, nodes: Iterable[Any], prefix: str) -> None:
@@ -166,6 +174,11 @@ class _Initializers:
             for attribute in node.attribute:
                 for graph in (attribute.g, *attribute.graphs):
                     self.add_graph(graph, f"{prefix}{called}/{attribute.name}/")
+
+    def _unique(self, name: str) -> str:
+        if name in self.tensors or name in self.refused:
+            raise ConversionError(f"there are two initializers {name!r}", self._location)
+        return name
 
     def _stored(self, name: str, proto: Any) -> StoredTensor:
         location = self._location

@@ -72,7 +72,7 @@ def checked_shape(name: str, dtype: Dtype, shape: tuple[int, ...], location: str
         The spec.
 
     Raises:
-        ConversionError: No array can have this shape, or its elements do not fill whole bytes.
+        ConversionError: No array can have this shape.
 
     Example:
         >>> checked_shape("w", Dtype.F32, (-1,), "a.npz")
@@ -86,12 +86,6 @@ def checked_shape(name: str, dtype: Dtype, shape: tuple[int, ...], location: str
         more = ", ..." if len(shape) > 8 else ""
         shown = f"[{', '.join(map(str, shape[:8]))}{more}]"
         raise ConversionError(f"tensor {name!r}: no array can have the shape {shown}", location)
-    if math.prod(shape) * dtype.bits % 8:
-        raise ConversionError(
-            f"tensor {name!r} of shape {list(shape)} and dtype {dtype} does not fill whole bytes, "
-            "which the safetensors format asks for",
-            location,
-        )
     return TensorSpec(dtype, shape)
 
 
