@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 import zipfile
 import zlib
@@ -158,8 +159,30 @@ def test_a_dtype_that_the_format_lacks_is_refused_by_name(
         tmp_path / "a.h5",
         lambda group: group.create_dataset("1", data=value, dtype=value.dtype),
     )
-    with pytest.raises(UnsupportedDtypeError, match=f"'layers/dense/vars/1': dtype .*{shown}"):
-        read(path)
+    found = read(path)
+    assert found is not None
+    name = "layers/dense/vars/1"
+    assert isinstance(found.refused[name], UnsupportedDtypeError)
+    assert re.search(f"tensor '{name}': dtype .*{shown}", str(found.refused[name]))
+    assert str(found.refused[name]).startswith(str(path))
+    assert list(found.tensors) == ["layers/dense/vars/0"]
+    assert found.tensors["layers/dense/vars/0"].read()[2, 3] == 11
+    found.close()
+
+
+def test_a_refused_tensor_is_named_by_its_layer_where_others_are_called_alike(
+    tmp_path: Path,
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["layer_names"] = ["one", "two"]
+        for layer, value in (("one", np.ones(2)), ("two", np.ones(2, np.complex128))):
+            file[f"{layer}/w"] = value
+            file[layer].attrs["weight_names"] = ["w"]
+    found = read(tmp_path / "a.h5")
+    assert found is not None
+    assert list(found.tensors) == ["one/w"]
+    assert "tensor 'two/w': dtype complex128" in str(found.refused["two/w"])
+    found.close()
 
 
 def test_texts_are_left_out(tmp_path: Path) -> None:

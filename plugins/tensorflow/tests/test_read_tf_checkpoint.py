@@ -247,9 +247,14 @@ def test_a_dtype_that_the_format_lacks_is_refused_by_name(tmp_path: Path, dtype:
     tensor = tf.zeros(2, tf.complex128)
     if dtype == tf.qint8:
         tensor = tf.bitcast(tf.zeros(2, tf.int8), tf.qint8)
-    prefix = write(tmp_path / "c", {"layer/w": tensor})
-    with pytest.raises(UnsupportedDtypeError, match=f"'layer/w': dtype {dtype.name}"):
-        read(prefix)
+    prefix = write(tmp_path / "c", {"layer/w": tensor, "layer/b": tf.ones(2)})
+    found = read(prefix)
+    error = found.refused["layer/w"]
+    assert isinstance(error, UnsupportedDtypeError)
+    assert (error.tensor, error.dtype) == ("layer/w", dtype.name)
+    assert str(error).startswith(str(error.location))
+    assert list(found.tensors) == ["layer/b"]
+    assert found.tensors["layer/b"].read().tolist() == [1, 1]
 
 
 def test_a_flipped_bit_in_the_data_is_found(tmp_path: Path) -> None:

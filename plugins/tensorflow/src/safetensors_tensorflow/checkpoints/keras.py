@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import IO, BinaryIO, cast
 
 from safetensors_core.convert import ForeignCheckpoint, StoredTensor, open_archive
-from safetensors_core.errors import ConversionError
+from safetensors_core.errors import ConversionError, SafetensorError, UnsupportedDtypeError
 from safetensors_tensorflow.checkpoints.hdf5 import Hdf5File
 from safetensors_tensorflow.checkpoints.hdf5_input import Hdf5Input
 from safetensors_tensorflow.checkpoints.recognition import KERAS_WEIGHTS
@@ -38,12 +38,12 @@ def read_hdf5(path: str, optimizer: bool) -> ForeignCheckpoint | None:
         optimizer: Whether the state of an optimizer is wanted, too.
 
     Returns:
-        Its tensors, as arrays of NumPy; None if Keras did not write the file.
+        Its tensors, as arrays of NumPy; None if Keras did not write the file. Those of a dtype
+        that the format lacks are refused.
 
     Raises:
         ConversionError: It is damaged.
         UnsafeCheckpointError: It names other files, or would fill the memory.
-        UnsupportedDtypeError: The format has no equivalent of a dtype.
         OSError: It cannot be read.
 
     Example:
@@ -69,12 +69,12 @@ def read_archive(path: str, optimizer: bool) -> ForeignCheckpoint:
 
     Returns:
         Its tensors, as arrays of NumPy. If the weights are compressed, which Keras does not do,
-        they are in a temporary file that has no name until it is closed.
+        they are in a temporary file that has no name until it is closed. Those of a dtype that
+        the format lacks are refused.
 
     Raises:
         ConversionError: It is damaged, or holds its weights in another way than HDF5.
         UnsafeCheckpointError: It names other files, or would fill the memory.
-        UnsupportedDtypeError: The format has no equivalent of a dtype.
         OSError: It cannot be read.
 
     Example:
@@ -177,9 +177,13 @@ def _read(
         weights += [("", path, path) for path in states]
     else:
         left_out.update(states)
-    held: list[tuple[str, str, StoredTensor]] = []
+    held: list[tuple[str, str, StoredTensor | UnsupportedDtypeError]] = []
     for layer, name, path in weights:
-        tensor = hdf5.tensor(path, name)
+        tensor: StoredTensor | UnsupportedDtypeError | None
+        try:
+            tensor = hdf5.tensor(path, name)
+        except UnsupportedDtypeError as error:
+            tensor = error.with_traceback(None)  # whose frames would hold the file
         if tensor is None:
             left_out[path] = "text, no numbers"
         else:
@@ -187,12 +191,14 @@ def _read(
     for attribute in ("model_config", "training_config"):
         if hdf5.has(attribute):
             left_out[attribute] = _CONFIGURATION
+    tensors, refused = _name(held, location)
     return ForeignCheckpoint(
-        _name(held, location),
+        tensors,
         framework="numpy",
         format="tf",
         metadata=_describe(hdf5, root),
         left_out=left_out,
+        refused=refused,
         close=opened.pop_all().close,
     )
 
@@ -238,17 +244,26 @@ def _path(*names: str) -> str:
     return "/".join(part for name in names for part in name.split("/") if part)
 
 
-def _name(held: list[tuple[str, str, StoredTensor]], location: str) -> dict[str, StoredTensor]:
-    """The weights by name; behind that of its layer where several layers have one of that name.
+def _name(
+    held: list[tuple[str, str, StoredTensor | UnsupportedDtypeError]], location: str
+) -> tuple[dict[str, StoredTensor], dict[str, SafetensorError]]:
+    """The weights by name, and the errors for those that have no equivalent in the format.
+
+    The name of its layer comes first where several layers have one of that name.
 
     A layer that two models share is in the file with each. So are weights of two models that are
     called alike, and biases of zeros are equal without being shared: both are kept.
     """
     counts = Counter(name for _, name, _ in held)
     tensors: dict[str, StoredTensor] = {}
+    refused: dict[str, SafetensorError] = {}
     for layer, name, tensor in held:
         unique = f"{layer}/{name}" if layer and counts[name] > 1 else name
-        if unique in tensors:
+        if unique in tensors or unique in refused:
             raise ConversionError(f"two weights of it have the name {unique!r}", location)
-        tensors[unique] = tensor
-    return tensors
+        if isinstance(tensor, StoredTensor):
+            tensors[unique] = tensor
+        else:
+            tensor.tensor = unique
+            refused[unique] = tensor
+    return tensors, refused

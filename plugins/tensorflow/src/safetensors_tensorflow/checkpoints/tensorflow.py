@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from safetensors_core.convert import ForeignCheckpoint, StoredTensor
-from safetensors_core.errors import ConversionError
+from safetensors_core.errors import ConversionError, SafetensorError, UnsupportedDtypeError
 from safetensors_tensorflow.checkpoints.bundle import STRING, Bundle, Entry
 from safetensors_tensorflow.checkpoints.object_graph import VALUE, name_variables
 
@@ -27,11 +27,10 @@ def read_bundle(prefix: str, optimizer: bool) -> ForeignCheckpoint:
         optimizer: Whether the state of an optimizer is wanted, too.
 
     Returns:
-        Its tensors, as arrays of NumPy.
+        Its tensors, as arrays of NumPy. Those of a dtype that the format lacks are refused.
 
     Raises:
         ConversionError: It is damaged.
-        UnsupportedDtypeError: The format has no equivalent of a dtype.
         OSError: A file cannot be read.
 
     Example:
@@ -57,6 +56,7 @@ def read_bundle(prefix: str, optimizer: bool) -> ForeignCheckpoint:
     names = _names(bundle, numeric)
     taken = set(names.values())
     tensors: dict[str, StoredTensor] = {}
+    refused: dict[str, SafetensorError] = {}
     for key in numeric:
         state = key.removesuffix(VALUE)
         if key in names:
@@ -66,8 +66,11 @@ def read_bundle(prefix: str, optimizer: bool) -> ForeignCheckpoint:
         else:
             left_out[state] = _OPTIMIZER
             continue
-        tensors[name] = bundle.tensor(key, name)
-    return ForeignCheckpoint(tensors, "numpy", "tf", metadata, left_out)
+        try:
+            tensors[name] = bundle.tensor(key, name)
+        except UnsupportedDtypeError as error:
+            refused[name] = error.with_traceback(None)  # whose frames would hold the index
+    return ForeignCheckpoint(tensors, "numpy", "tf", metadata, left_out, refused)
 
 
 def _names(bundle: Bundle, keys: list[str]) -> dict[str, str]:
