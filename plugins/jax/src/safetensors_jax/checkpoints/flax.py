@@ -35,10 +35,10 @@ def read_flax(path: str | os.PathLike[str], optimizer: bool = False) -> ForeignC
 
     Returns:
         Its arrays under the keys of the tree, joined with dots, to be read as arrays of NumPy.
+        Those of a dtype that the format lacks are refused.
 
     Raises:
         ConversionError: It is damaged.
-        UnsupportedDtypeError: An array has a dtype that the format lacks.
         OSError: It cannot be read.
 
     Example:
@@ -62,6 +62,7 @@ def read_flax(path: str | os.PathLike[str], optimizer: bool = False) -> ForeignC
         format="flax",
         metadata=contents.metadata,
         left_out=contents.left_out,
+        refused=contents.refused,
         close=file.close,
     )
 

@@ -45,12 +45,12 @@ def read_orbax(found: OrbaxFolder, optimizer: bool = False) -> ForeignCheckpoint
 
     Returns:
         Its arrays under the keys of the tree, joined with dots, to be read as arrays of NumPy.
-        Where a checkpoint has several items, the name of the item comes first.
+        Where a checkpoint has several items, the name of the item comes first. Arrays of a dtype
+        that the format lacks are refused.
 
     Raises:
         ConversionError: It is damaged, or TensorStore is not installed.
         UnsafeCheckpointError: A path or link leaves the folder, or it expands without measure.
-        UnsupportedDtypeError: An array has a dtype that the format lacks.
         OSError: It cannot be read.
 
     Example:
@@ -79,6 +79,7 @@ def read_orbax(found: OrbaxFolder, optimizer: bool = False) -> ForeignCheckpoint
             format="flax",
             metadata=metadata | contents.metadata,
             left_out=contents.left_out,
+            refused=contents.refused,
             close=files.pop_all().close,
         )
 

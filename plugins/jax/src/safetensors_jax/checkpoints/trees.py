@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from safetensors_core import ConversionError, Dtype, UnsupportedDtypeError
+from safetensors_core import ConversionError, Dtype, SafetensorError, UnsupportedDtypeError
 from safetensors_core.convert import StoredTensor
 from safetensors_numpy.framework import NumpyFramework
 
@@ -47,6 +47,7 @@ class Contents:
         tensors: What can be read.
         metadata: Texts and numbers, as texts.
         left_out: Everything else, with the reason.
+        refused: Tensors of which the format lacks the dtype, with the error that says so.
 
     Example:
         >>> Contents().tensors
@@ -56,6 +57,7 @@ class Contents:
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, SafetensorError] = field(default_factory=dict)
 
 
 def sort_leaves(leaves: Iterable[Leaf], optimizer: bool, location: str) -> Contents:
@@ -74,7 +76,6 @@ def sort_leaves(leaves: Iterable[Leaf], optimizer: bool, location: str) -> Conte
 
     Raises:
         ConversionError: Two values have one name.
-        UnsupportedDtypeError: A tensor has a dtype that the format lacks.
 
     Example:
         >>> tree = [Leaf(("params", "w"), reason="a timestamp"), Leaf(("step",), plain="3")]
@@ -102,7 +103,10 @@ def sort_leaves(leaves: Iterable[Leaf], optimizer: bool, location: str) -> Conte
             )
         names.add(name)
         if leaf.tensor is not None:
-            found.tensors[name] = leaf.tensor(name)
+            try:
+                found.tensors[name] = leaf.tensor(name)
+            except UnsupportedDtypeError as error:
+                found.refused[name] = error.with_traceback(None)  # whose frames would hold the tree
         elif leaf.plain is not None:
             found.metadata[name] = leaf.plain
         else:
