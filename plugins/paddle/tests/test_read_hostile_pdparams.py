@@ -143,9 +143,22 @@ def test_an_array_that_does_not_fit_its_data_is_refused(tmp_path: Path, argument
 @pytest.mark.parametrize("dtype", ["c16", "U3", "S3", "M8[s]", "V2", "f2,f4", "O"])
 def test_a_dtype_that_the_format_lacks_is_refused_with_the_name(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "model.pdparams"
-    path.write_bytes(pickle.dumps({"w": np.zeros(2, dtype)}, 4))
-    with pytest.raises(UnsupportedDtypeError, match=r"model\.pdparams: tensor 'w': dtype "):
-        read(path, False)
+    path.write_bytes(pickle.dumps({"w": np.zeros(2, dtype), "fine": np.ones(2)}, 4))
+    found = read(path, False)
+    assert found is not None
+    assert isinstance(found.refused["w"], UnsupportedDtypeError)
+    assert str(found.refused["w"]).startswith(f"{path}: tensor 'w': dtype ")
+    assert list(found.tensors) == ["fine"]
+    assert found.tensors["fine"].read().tolist() == [1, 1]
+
+
+def test_a_number_of_a_dtype_that_the_format_lacks_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "model.pdparams"
+    path.write_bytes(pickle.dumps({"phase": np.complex128(1j), "w": np.ones(2)}, 4))
+    found = read(path, False)
+    assert found is not None
+    assert dict(found.left_out) == {"phase": "a number of dtype c16, not a tensor"}
+    assert list(found.tensors) == ["w"]
 
 
 def test_what_is_larger_than_its_file_is_refused(tmp_path: Path) -> None:

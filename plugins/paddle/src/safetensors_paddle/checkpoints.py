@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from safetensors_core import ConversionError
+from safetensors_core import ConversionError, SafetensorError, UnsupportedDtypeError
 from safetensors_core.convert import ForeignCheckpoint, StoredTensor, load_pickle
 from safetensors_paddle.pickled import STAND_INS, PickledArray, PickledScalar
 
@@ -56,12 +56,13 @@ def read_pickle(path: str | os.PathLike[str], optimizer: bool = False) -> Foreig
         optimizer: Whether the state of optimizers is wanted.
 
     Returns:
-        Its tensors, as NumPy arrays; None if it is a pickle without any.
+        Its tensors, as NumPy arrays; None if it is a pickle without any. Those of a dtype that the
+        format lacks are refused.
 
     Raises:
         UnsafeCheckpointError: It asks for what weights do not need; nothing of it was run.
-        ConversionError: It is damaged.
-        UnsupportedDtypeError: A tensor is of a dtype that the format lacks; names it.
+        ConversionError: It is damaged, or holds the state of an optimizer that is not wanted, and
+            nothing else.
         OSError: It cannot be read.
 
     Example:
@@ -80,6 +81,12 @@ def read_pickle(path: str | os.PathLike[str], optimizer: bool = False) -> Foreig
         names = table if isinstance(table, dict) else None
     walk = _Walk(location, optimizer)
     walk.visit(content, (), optimizer_state=location.lower().endswith(".pdopt"))
+    if not walk.arrays and walk.found_optimizer and not optimizer:
+        raise ConversionError(
+            "it holds the state of an optimizer and no weights; ask for it with optimizer=True or "
+            "--optimizer",
+            location,
+        )
     if not walk.arrays and not walk.found_optimizer and names is None:
         return None
     if names is not None:
@@ -90,6 +97,7 @@ def read_pickle(path: str | os.PathLike[str], optimizer: bool = False) -> Foreig
         format="pd",
         metadata=walk.metadata,
         left_out=walk.left_out,
+        refused=walk.refused,
     )
 
 
@@ -114,6 +122,7 @@ class _Walk:
     arrays: dict[str, _Found] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, SafetensorError] = field(default_factory=dict)
     found_optimizer: bool = False
     values: int = 0
     text: int = 0
@@ -168,11 +177,14 @@ class _Walk:
             self.visit(inner, (*path, str(key)))
 
     def _number(self, value: PickledScalar, name: str) -> None:
-        value.check(name, self.location)
-        self.metadata[name] = str(value.read(bfloat16=False).item())
+        try:
+            value.check(name, self.location)
+        except UnsupportedDtypeError as error:
+            self.left_out[name] = f"a number of dtype {error.dtype}, not a tensor"
+        else:
+            self.metadata[name] = str(value.read(bfloat16=False).item())
 
     def _add(self, name: str, found: _Found) -> None:
-        found.array.check(name, self.location)
         if name in self.arrays:
             raise ConversionError(f"two tensors in it have the name {name!r}", self.location)
         self.arrays[name] = found
@@ -195,7 +207,12 @@ def _tensors(walk: _Walk, names: dict[Any, Any] | None) -> dict[str, StoredTenso
     tensors = {}
     for name, (array, named) in walk.arrays.items():
         is_paddle = name in names if names is not None else named or not with_names
-        tensors[name] = _stored(array, bfloat16=is_paddle)
+        try:
+            array.check(name, walk.location)
+        except UnsupportedDtypeError as error:
+            walk.refused[name] = error.with_traceback(None)  # whose frames would hold the file
+        else:
+            tensors[name] = _stored(array, bfloat16=is_paddle)
     return tensors
 
 
