@@ -23,12 +23,12 @@ def read_bfloat16(path: str | os.PathLike[str], *, archive: bool) -> ForeignChec
         archive: Whether it is an `.npz`, by its bytes; else it is an `.npy`.
 
     Returns:
-        Its tensors, as NumPy arrays; None if none is of such a type.
+        Its tensors, as NumPy arrays; None if none is of such a type. Arrays of types that the
+        safetensors format has not are refused.
 
     Raises:
         UnsafeCheckpointError: It would do harm.
         ConversionError: It is damaged.
-        UnsupportedDtypeError: A tensor is of a dtype that the format lacks; names it.
         OSError: It cannot be read.
 
     Example:
