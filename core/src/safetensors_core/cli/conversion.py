@@ -70,7 +70,7 @@ def _pairs(
     "--drop",
     multiple=True,
     metavar="PATTERN",
-    help="Leave out names of SOURCE such as *.bias; may be given often.",
+    help="Leave out names of SOURCE such as head.*; may be given often.",
 )
 @click.option("--optimizer", is_flag=True, help="Convert the state of an optimizer, too.")
 @click.option(

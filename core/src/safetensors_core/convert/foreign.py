@@ -46,8 +46,8 @@ class ForeignCheckpoint:
     The answer to the hook `safetensors_read_checkpoint`. Whoever asked closes it.
 
     Attributes:
-        tensors: By name, in the order of the file: `StoredTensor`s, or tensors that are in
-            memory anyway.
+        tensors: By name, in the order of the file: each a `StoredTensor`, or a tensor that is
+            in memory anyway.
         framework: Name of the framework whose tensors they are read as.
         format: What the metadata of the converted file calls its framework: ``"pt"``,
             ``"flax"``, ``"tf"``, ``"np"``. Conversion between layouts goes by it.
