@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,24 @@ from core.tests.raw import counting
 from core.tests.toy_checkpoints import ToyPlugin, loaded, registered, write_toy
 from safetensors_core import ConversionError, Dtype, convert_file
 from safetensors_core.convert import Conversion, ConvertedFile
-from safetensors_core.parts import PartFile
 
 TENSORS = {name: counting(Dtype.F32, 3) for name in "abcd"}
 STAGING = ".model.safetensors.converting"
+
+ROOT = Path(__file__).parents[2]
+PRELUDE = """
+import os, signal, sys
+from pathlib import Path
+from core.tests.test_convert_resume import convert
+from core.tests.toy_checkpoints import ToyFramework, ToyPlugin
+from safetensors_core import register_framework
+from safetensors_core.parts import PartFile
+from safetensors_core.plugin_info import manager
+
+register_framework(ToyFramework())
+manager.register(ToyPlugin())
+source = Path(sys.argv[1])
+"""
 
 
 @pytest.fixture
@@ -64,43 +80,41 @@ def test_a_conversion_goes_on_where_it_was_interrupted(
     assert STAGING not in os.listdir(tmp_path / "out")
 
 
+def kill(source: Path, when: str) -> None:
+    """Convert in a process of its own, which is killed."""
+    program = f"{PRELUDE}{when}\nconvert(source, on_file=on_file)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, str(source)]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+
+
 def test_a_conversion_goes_on_after_its_process_was_killed(
     tmp_path: Path, source: Path, plugin: ToyPlugin
 ) -> None:
-    def die(file: ConvertedFile) -> None:
-        if file.path.endswith("00002-of-00004.safetensors"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if not child:
-        try:
-            convert(source, on_file=die)
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    kill(
+        source,
+        "def on_file(file):\n"
+        "    if file.path.endswith('00002-of-00004.safetensors'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)",
+    )
     assert resumed(convert(source)) == [True, True, False, False]
     assert set(plugin.read) == {"c", "d"}
     assert loaded(tmp_path / "out") == TENSORS
 
 
 def test_a_conversion_goes_on_after_a_kill_between_the_files_of_its_result(
-    tmp_path: Path, source: Path, plugin: ToyPlugin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Path, plugin: ToyPlugin
 ) -> None:
-    rename = PartFile.rename
-
-    def die(part: PartFile, target: str) -> None:
-        if target == str(tmp_path / "out" / "model-00003-of-00004.safetensors"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(part, target)
-
-    child = os.fork()
-    if not child:
-        monkeypatch.setattr(PartFile, "rename", die)
-        try:
-            convert(source)
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    kill(
+        source,
+        "rename, on_file = PartFile.rename, None\n"
+        "def die(part, target):\n"
+        "    if target.endswith('out/model-00003-of-00004.safetensors'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(part, target)\n"
+        "PartFile.rename = die",
+    )
     assert "model-00002-of-00004.safetensors" in os.listdir(tmp_path / "out")
     assert resumed(convert(source)) == [True] * 4
     assert plugin.read == []
