@@ -18,6 +18,7 @@ from safetensors_core import (
     UnsupportedDtypeError,
     hookimpl,
     load_file,
+    plugins,
     register_framework,
 )
 from safetensors_core.convert import ForeignCheckpoint, StoredTensor
@@ -66,6 +67,8 @@ def registered(plugin: Plugin, name: str | None = None) -> Iterator[Plugin]:
         yield plugin
     finally:
         manager.unregister(plugin)
+        # It takes the tensors of other tests' frameworks, too.
+        plugins._frameworks.pop(ToyFramework.name, None)
     assert getattr(plugin, "open_files", 0) == 0
 
 
