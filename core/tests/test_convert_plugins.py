@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from core.tests.raw import counting
+from core.tests.raw import RawTensor, counting
 from core.tests.toy_checkpoints import ToyFramework, ToyPlugin, loaded, registered, write_toy
 from safetensors_core import (
     ConversionError,
     Dtype,
     FrameworkNotFoundError,
     InvalidInputError,
+    TensorSpec,
+    UnsupportedDtypeError,
     convert_file,
     hookimpl,
 )
@@ -114,3 +116,20 @@ def test_what_a_reader_did_not_expect_is_an_error_that_names_the_tensor(tmp_path
 def test_options_of_layouts_need_a_layout(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match="need a target_layout"):
         convert_file(tmp_path / "m.toy", **options)
+
+
+def test_a_tensor_of_a_dtype_that_the_format_lacks_can_be_left_out(
+    tmp_path: Path, simple: Simple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(_: ToyFramework, tensor: RawTensor) -> TensorSpec:
+        if tensor.shape == (3,):
+            raise UnsupportedDtypeError("complex256", "the safetensors format")
+        return TensorSpec(tensor.dtype, tensor.shape)
+
+    monkeypatch.setattr(ToyFramework, "describe", describe)
+    simple.answer = lambda: iter(TENSORS.items())
+    (tmp_path / "m.any").touch()
+    with pytest.raises(UnsupportedDtypeError, match=r"m\.any: tensor 'b': dtype complex256"):
+        convert_file(tmp_path / "m.any", tmp_path / "out")
+    result = convert_file(tmp_path / "m.any", tmp_path / "out", drop="b")
+    assert [tensor.name for tensor in result.files[0].tensors] == ["a"]

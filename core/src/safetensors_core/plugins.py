@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PluginInfo",
+    "found_plugins",
     "get_framework",
     "list_plugins",
     "open_source",
     "read_checkpoint",
     "register_framework",
+    "unusable_plugins",
 ]
 
 manager.register(local)
@@ -223,8 +225,9 @@ def open_source(
         source = _ask_plugins(given)
         if source is None:
             raise InvalidInputError(
-                f"no installed plugin opens {shown(os.fsdecode(location))!r} ({_found(usable)})"
-                f"{_unusable(list_plugins())}"
+                f"no installed plugin opens {shown(os.fsdecode(location))!r} "
+                f"({found_plugins(usable)})"
+                f"{unusable_plugins(list_plugins())}"
             )
         _asked.add(scheme)
     return source
@@ -316,7 +319,7 @@ def _find(name: str) -> PluginInfo:
     else:
         advice = remedy(name)
     raise FrameworkNotFoundError(
-        f"framework {name!r} is not installed ({_found(plugins)}). {advice}"
+        f"framework {name!r} is not installed ({found_plugins(plugins)}). {advice}"
     )
 
 
@@ -337,9 +340,10 @@ def _by_tensor(tensor: object) -> Framework:
     known = next((p for p in packages if p in EXTRAS and p not in installed), None)
     raise FrameworkNotFoundError(
         f"no installed plugin takes objects of type {kind.__module__}.{kind.__qualname__} "
-        f"({_found(plugins)}). {remedy(known) if known else 'Make it a tensor of a framework'}"
+        f"({found_plugins(plugins)}). "
+        f"{remedy(known) if known else 'Make it a tensor of a framework'}"
         # What Python itself defines is nobody's tensor.
-        f"{_unusable(plugins) if packages.keys() > {'builtins'} else ''}"
+        f"{unusable_plugins(plugins) if packages.keys() > {'builtins'} else ''}"
     )
 
 
@@ -357,11 +361,34 @@ def _takes(framework: Framework, tensor: object) -> bool:
         return False
 
 
-def _unusable(plugins: list[PluginInfo]) -> str:
-    """The end of an error that one of the plugins which cannot be used might have spared."""
+def unusable_plugins(plugins: list[PluginInfo]) -> str:
+    """The end of an error that one of the plugins which cannot be used might have spared.
+
+    Args:
+        plugins: Those that are installed.
+
+    Returns:
+        What is wrong with each; empty where nothing is.
+
+    Example:
+        >>> unusable_plugins([])
+        ''
+    """
     faults = [info.status for info in plugins if not info.disabled]
     return "".join(f". Not asked: {fault}" for fault in faults if fault != "ok")
 
 
-def _found(plugins: list[PluginInfo]) -> str:
+def found_plugins(plugins: list[PluginInfo]) -> str:
+    """The plugins that are installed, as errors list them.
+
+    Args:
+        plugins: Those that are installed.
+
+    Returns:
+        Their names.
+
+    Example:
+        >>> found_plugins([])
+        'found: none'
+    """
     return f"found: {', '.join(info.name for info in plugins) or 'none'}"

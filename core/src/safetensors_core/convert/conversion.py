@@ -203,16 +203,16 @@ def convert_file(
         if _stamps(files) != stamps:
             raise ConversionError("it changed while it was converted", files.location)
 
-    if not dry_run:
+    resumed: set[str] = set()
+    if dry_run:
+        check()
+    else:
         _remove_orphans(folder, plan)
-    check()
-    if not dry_run:
+        check()
         how = {"stamps": stamps, "shard_size": limit, "verify": verify, "fsync": fsync}
         identity = _identity(files, changes, how)
         job = _Job(plan, folder, changes, verify=verify, fsync=fsync, progress=progress)
         resumed = job.run(identity, on_file, check)
-    else:
-        resumed = set()
     index = join_place(folder, plan.pattern.index) if len(plan.files) > 1 else None
     done = [
         ConvertedFile(join_place(folder, name), tensors, name in resumed)

@@ -21,7 +21,14 @@ from safetensors_core.errors import (
     SafetensorError,
     UnsupportedDtypeError,
 )
-from safetensors_core.plugins import get_framework, list_plugins, read_checkpoint
+from safetensors_core.plugin_info import remedy
+from safetensors_core.plugins import (
+    found_plugins,
+    get_framework,
+    list_plugins,
+    read_checkpoint,
+    unusable_plugins,
+)
 from safetensors_core.shards.index import ShardIndex, parse_index
 from safetensors_core.shards.location import check_inside, find_checkpoint
 from safetensors_core.sources.local import check_path, is_url, without_scheme
@@ -167,6 +174,7 @@ def _read(path: str, optimizer: bool) -> ForeignCheckpoint:
 def _described(found: ForeignCheckpoint, path: str) -> ForeignCheckpoint:
     """The same checkpoint, with what lies in memory described like what does not."""
     tensors: dict[str, StoredTensor] = {}
+    refused = dict(found.refused)
     for name, tensor in found.tensors.items():
         if isinstance(tensor, StoredTensor):
             tensors[name] = tensor
@@ -176,9 +184,10 @@ def _described(found: ForeignCheckpoint, path: str) -> ForeignCheckpoint:
             spec = framework.describe(tensor)
         except UnsupportedDtypeError as error:
             error.tensor, error.location = name, path
-            raise
-        tensors[name] = StoredTensor(spec, partial(_itself, tensor))
-    return replace(found, tensors=tensors)
+            refused[name] = error.with_traceback(None)  # which would keep the tensor
+        else:
+            tensors[name] = StoredTensor(spec, partial(_itself, tensor))
+    return replace(found, tensors=tensors, refused=refused)
 
 
 def _itself(tensor: Any) -> Any:
@@ -191,19 +200,12 @@ def _unknown(path: str) -> Exception:
     if os.path.isfile(path) and not os.path.getsize(path):
         return ConversionError("the file is empty; download or copy it again", path)
     plugins = list_plugins()
-    found = ", ".join(info.name for info in plugins) or "none"
     extra = _EXTRAS.get(os.path.splitext(path)[1].lower())
     installed = {name for info in plugins for name in info.names}
-    remedy = ""
-    if extra is not None and extra not in installed:
-        remedy = f'. Try: pip install "safetensors-core[{extra}]"'
-    unusable = "".join(
-        f". Not asked: {info.status}"
-        for info in plugins
-        if info.status != "ok" and not info.disabled
-    )
+    advice = f". {remedy(extra)}" if extra is not None and extra not in installed else ""
     return ConversionError(
-        f"this is no checkpoint that an installed plugin reads (found: {found}){remedy}{unusable}",
+        f"this is no checkpoint that an installed plugin reads ({found_plugins(plugins)}){advice}"
+        f"{unusable_plugins(plugins)}",
         path,
     )
 
