@@ -271,8 +271,11 @@ def _nothing_repeated_or_ignored(text: str, tensors: Mapping[str, TensorInfo]) -
         if "\\" in text:
             return False
         expected += sum(name.count(":") for name in tensors)
-    # msgspec reads -0 as 0, which the format does not allow.
-    return colons == expected and not ("-0" in text and _NEGATIVE_ZERO.search(text))
+    # msgspec reads -0 as 0, which the format does not allow. One character is found ten times as
+    # fast as two, and few headers have it.
+    return colons == expected and not (
+        "-" in text and "-0" in text and _NEGATIVE_ZERO.search(text)
+    )
 
 
 def _decode_strictly(text: str) -> tuple[dict[str, TensorInfo], dict[str, str] | None]:

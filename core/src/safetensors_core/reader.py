@@ -135,7 +135,7 @@ def read_header(
         >>> read_header(model_path).tensors["weight"].shape
         (2, 3)
     """
-    shards = open_shards(filename, "pread", max_header=max_header, storage_options=storage_options)
+    shards = open_shards(filename, "auto", max_header=max_header, storage_options=storage_options)
     with contextlib.closing(shards):
         return shards.header
 
