@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -269,6 +269,37 @@ class Framework(ABC):
         Raises:
             SharedMemoryError: Some overlap in memory, and users expect them to stay tied.
         """
+
+    def describe_all(self, tensors: Iterable[Any]) -> list[TensorSpec]:
+        """What `describe` says of each of many tensors. The default asks it.
+
+        Args:
+            tensors: Tensors of this framework.
+
+        Returns:
+            Their dtypes and shapes, in the same order.
+
+        Raises:
+            UnsupportedDtypeError: As `describe`. Which tensor it was need not be said: core asks
+                `describe` again, one by one.
+            InvalidInputError: Likewise.
+        """
+        return list(map(self.describe, tensors))
+
+    def to_buffers(self, tensors: Iterable[Any]) -> Iterator[Buffer]:
+        """The bytes of many tensors, one after the other. The default asks `to_buffer`.
+
+        A framework with devices can copy the next tensors while the caller writes these; it
+        stages a few at a time, never all.
+
+        Args:
+            tensors: Tensors of this framework that are not empty. Taken as they are needed.
+
+        Yields:
+            What `to_buffer` gives, in the same order. It stays valid as long as somebody
+            refers to it.
+        """
+        return map(self.to_buffer, tensors)
 
     def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
         """Refuse what the framework cannot represent, before any data is read.
