@@ -18,8 +18,8 @@ from safetensors_core import (
     UnsupportedDtypeError,
     convert_file,
 )
-from safetensors_core.convert.changes import parse_dtype
 from safetensors_core.convert.finding import find_source
+from safetensors_core.float_dtypes import parse_dtype
 
 TENSORS = {"a": counting(Dtype.F32, 4, 5), "b": counting(Dtype.I64, 3)}
 PARTS = [f"pytorch_model-{i:05}-of-00003.bin" for i in (1, 2, 3)]

@@ -10,37 +10,7 @@ from safetensors_core.convert.layouts import LayoutTable
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError
 
-__all__ = ["FLOATS", "Changes", "parse_dtype", "parse_rename"]
-
-#: Dtypes that a conversion can make others of; counts, masks, packed and complex numbers stay.
-FLOATS = frozenset(
-    {
-        Dtype.F8_E5M2,
-        Dtype.F8_E4M3,
-        Dtype.F8_E4M3FNUZ,
-        Dtype.F8_E5M2FNUZ,
-        Dtype.F16,
-        Dtype.BF16,
-        Dtype.F32,
-        Dtype.F64,
-    }
-)
-_ALIASES = {
-    "BFLOAT16": Dtype.BF16,
-    "DOUBLE": Dtype.F64,
-    "FLOAT": Dtype.F32,
-    "FLOAT16": Dtype.F16,
-    "FLOAT32": Dtype.F32,
-    "FLOAT64": Dtype.F64,
-    "FLOAT8_E4M3FN": Dtype.F8_E4M3,
-    "FLOAT8_E4M3FNUZ": Dtype.F8_E4M3FNUZ,
-    "FLOAT8_E5M2": Dtype.F8_E5M2,
-    "FLOAT8_E5M2FNUZ": Dtype.F8_E5M2FNUZ,
-    "FP16": Dtype.F16,
-    "FP32": Dtype.F32,
-    "FP64": Dtype.F64,
-    "HALF": Dtype.F16,
-}
+__all__ = ["Changes", "parse_rename"]
 
 
 class Changes(NamedTuple):
@@ -132,27 +102,3 @@ def parse_rename(expression: str, replacement: str) -> tuple[re.Pattern[str], st
             f"{expression!r} cannot be replaced by {replacement!r}: {error}"
         ) from None
     return compiled, replacement
-
-
-def parse_dtype(text: str | Dtype) -> Dtype:
-    """The dtype that a user means.
-
-    Args:
-        text: A code of the format or a usual name, in any case: ``"bf16"``, ``"float16"``.
-
-    Returns:
-        The dtype: a floating-point one of 8 bits or more.
-
-    Raises:
-        InvalidInputError: It is none.
-
-    Example:
-        >>> parse_dtype("bfloat16")
-        <Dtype.BF16: 'BF16'>
-    """
-    code = str(text).upper().removeprefix("TORCH.")
-    dtype = _ALIASES.get(code) or next((known for known in FLOATS if known.value == code), None)
-    if dtype is None:
-        known = ", ".join(sorted(dtype.value for dtype in FLOATS))
-        raise InvalidInputError(f"expected a floating-point dtype ({known}), got {str(text)!r}")
-    return dtype

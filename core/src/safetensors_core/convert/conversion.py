@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from safetensors_core.checkpoint.local_folder import LocalFolder
-from safetensors_core.convert.changes import Changes, parse_dtype, parse_rename
+from safetensors_core.convert.changes import Changes, parse_rename
 from safetensors_core.convert.copying import OpenFiles, check_copy
 from safetensors_core.convert.finding import SourceFiles, find_source
 from safetensors_core.convert.layouts import read_table
@@ -23,6 +23,7 @@ from safetensors_core.errors import (
     HeaderError,
     InvalidInputError,
 )
+from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.reader import read_header
 from safetensors_core.shards.index import ShardIndex, encode_index
 from safetensors_core.sizes import parse_size

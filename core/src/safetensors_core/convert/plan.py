@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from safetensors_core.checkpoint.shard_plan import FilePattern, plan_shards
-from safetensors_core.convert.changes import FLOATS, Changes
+from safetensors_core.convert.changes import Changes
 from safetensors_core.convert.finding import SourceFiles, opened
 from safetensors_core.convert.foreign import ForeignCheckpoint
 from safetensors_core.convert.layouts import layout_of, translate
@@ -20,6 +20,7 @@ from safetensors_core.errors import (
     InvalidInputError,
     UnsupportedDtypeError,
 )
+from safetensors_core.float_dtypes import FLOATS
 from safetensors_core.framework import TensorSpec
 from safetensors_core.layout import check_metadata, check_name
 from safetensors_core.plugins import get_framework
