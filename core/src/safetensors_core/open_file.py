@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import UnsupportedDtypeError
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
+from safetensors_core.loading import load_part, load_parts
 from safetensors_core.plugins import get_framework
+from safetensors_core.progress import Progress
 from safetensors_core.read_ahead import Part, ReadAhead, windows
 from safetensors_core.shards.shard_set import open_shards
 from safetensors_core.sizes import parse_size
@@ -232,22 +235,16 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         """
         return self._shards.locate(name)
 
-    def _load(self, parts: list[Part]) -> dict[str, Any]:
-        if len(parts) == 1:
-            return self._load_part(*parts[0])
-        loaded: dict[str, Any] = {}
-        with ReadAhead(parts, ahead=1) as ready:
-            for part in ready:
-                loaded.update(self._load_part(*part))
-        return loaded
+    def _load(
+        self,
+        parts: list[Part],
+        dtype: Dtype | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        return load_parts(self._framework, parts, self._device, dtype=dtype, progress=progress)
 
     def _load_part(self, source: ByteSource, infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
-        try:
-            tensors: dict[str, Any] = self._framework.load(source, infos, self._device)
-        except UnsupportedDtypeError as error:
-            error.location = source.location
-            raise
-        return tensors
+        return load_part(self._framework, source, infos, self._device)
 
     def get_slice(self, name: str) -> TensorSlice:
         """A tensor of which only what is indexed will be loaded.

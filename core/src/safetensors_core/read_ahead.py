@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors_core.background import Workers
 from safetensors_core.header import TensorInfo
-from safetensors_core.sources import ByteSource, MappedSource, Segment
+from safetensors_core.sources import ByteSource, MappedSource, MemorySource, Segment
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -20,12 +20,15 @@ __all__ = ["ReadAhead", "windows"]
 Part = tuple[ByteSource, Mapping[str, TensorInfo]]
 Fetched = tuple[memoryview, Mapping[str, TensorInfo]]
 
+# What is in memory, or comes there when it is touched. Frameworks know these by their types.
+_AT_HAND = (MappedSource, MemorySource)
+
 
 class ReadAhead:
     """Parts of files, of which those behind the one in use are read already.
 
     Nothing is read before a framework fetches the first part whole: one that needs no data, or
-    only pieces of it, causes no reading. Mapped files are left as they are.
+    only pieces of it, causes no reading. Files that are mapped or in memory are left as they are.
 
     Args:
         parts: Files and the tensors to read from each.
@@ -64,7 +67,7 @@ class ReadAhead:
     def __iter__(self) -> Iterator[Part]:
         """The parts, each with a source that hands out what was read."""
         for number, (source, infos) in enumerate(self._parts):
-            if isinstance(source, MappedSource):
+            if isinstance(source, _AT_HAND):
                 yield source, infos
             else:
                 yield _Part(source, infos, self, number), infos
@@ -80,8 +83,8 @@ class ReadAhead:
             As `ByteSource.fetch`.
         """
         for near in range(number, min(number + self._ahead + 1, len(self._parts))):
-            mapped = isinstance(self._parts[near][0], MappedSource)
-            if (near, alignment) not in self._futures and not mapped:
+            at_hand = isinstance(self._parts[near][0], _AT_HAND)
+            if (near, alignment) not in self._futures and not at_hand:
                 self._futures[near, alignment] = self._workers.submit((near, alignment))
         fetched = self._futures[number, alignment].result()
         # Not kept here: the memory belongs to the tensors that are made of it.

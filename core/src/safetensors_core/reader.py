@@ -7,11 +7,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError, TensorNotFoundError
+from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header
+from safetensors_core.loading import load_parts
 from safetensors_core.open_file import Backend, safe_open
 from safetensors_core.plugins import get_framework
+from safetensors_core.progress import Progress
 from safetensors_core.shards.shard_set import open_shards
 from safetensors_core.sources import MemorySource
 from safetensors_core.tensor_slice import TensorSlice
@@ -29,8 +33,10 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    dtype: str | Dtype | None = None,
     max_header: int = MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Load the tensors of a file, or of a checkpoint of several files.
 
@@ -43,8 +49,13 @@ def load_file(
             memory), or ``"auto"``: mmap on a local disk, pread on a network file system.
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default. Files without any of them are not opened.
+        dtype: What floating-point tensors become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``, a `Dtype`. All others stay as they are: integers, booleans,
+            complex numbers, F8_E8M0, and those of 4 and 6 bits.
         max_header: Longest header to accept, in bytes.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so,
+            from the thread that called this function. An exception of it ends the loading.
 
     Returns:
         Tensors by name, in the order of the files and of their bytes in them.
@@ -52,6 +63,7 @@ def load_file(
     Raises:
         HeaderError: A file is not a valid safetensors file.
         CheckpointError: The index is not valid, or does not fit to its files.
+        InvalidInputError: `dtype` is none, or the framework cannot convert a tensor.
         TensorNotFoundError: A name or prefix in `keys` matches nothing.
         UnsupportedDtypeError: The framework cannot represent a tensor exactly.
         PluginError: The framework's plugin is missing or cannot be used.
@@ -60,7 +72,10 @@ def load_file(
     Example:
         >>> load_file(model_path, keys="b*")
         {'bias': array([0., 0., 0.], dtype=float32)}
+        >>> load_file(model_path, dtype="float16")["weight"].dtype
+        dtype('float16')
     """
+    target = None if dtype is None else parse_dtype(dtype)
     with safe_open(
         filename,
         framework,
@@ -70,7 +85,7 @@ def load_file(
         storage_options=storage_options,
     ) as file:
         names = None if keys is None else _select(file, keys)
-        return file._load(file._shards.parts(names))
+        return file._load(file._shards.parts(names), target, progress)
 
 
 def load(
@@ -78,6 +93,7 @@ def load(
     framework: str | Framework = "numpy",
     device: Any = "cpu",
     *,
+    dtype: str | Dtype | None = None,
     max_header: int = MAX_HEADER,
 ) -> dict[str, Any]:
     """Load the tensors of a file that is in memory.
@@ -86,6 +102,7 @@ def load(
         data: The bytes of a file: bytes, bytearray, memoryview, mmap.
         framework: Name or alias of a framework, or a `Framework`.
         device: Where the tensors shall live, as the framework spells it.
+        dtype: What floating-point tensors become, as `load_file` has it.
         max_header: Longest header to accept, in bytes.
 
     Returns:
@@ -94,7 +111,8 @@ def load(
 
     Raises:
         HeaderError: The bytes are not a valid safetensors file.
-        InvalidInputError: `data` is not a contiguous buffer.
+        InvalidInputError: `data` is not a contiguous buffer, `dtype` is no dtype, or the
+            framework cannot convert a tensor.
         UnsupportedDtypeError: The framework cannot represent a tensor exactly.
         PluginError: The framework's plugin is missing or cannot be used.
 
@@ -104,10 +122,13 @@ def load(
         {'w': array([1., 1.])}
     """
     backing = get_framework(framework)
+    target = None if dtype is None else parse_dtype(dtype)
     source = MemorySource(data)
     infos = source.read_header(max_header).tensors
-    tensors: dict[str, Any] = backing.load(source, infos, device)
-    return tensors
+    if target is None:  # no location that would help in an error
+        tensors: dict[str, Any] = backing.load(source, infos, device)
+        return tensors
+    return load_parts(backing, [(source, infos)], device, dtype=target)
 
 
 def read_header(
