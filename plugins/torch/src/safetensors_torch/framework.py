@@ -255,11 +255,13 @@ def _over_buffer(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
             continue
         shape = info.shape if info.dtype is not Dtype.F4 else torch_shape(name, info)
         tensor = _flat(buffer, _DTYPES[info.dtype], begin, end)
-        steps = strides.get(shape)
-        if steps is None:
-            steps = strides[shape] = contiguous_strides(shape)
-        # In place: a view would cost a second tensor and remember the first as its base.
-        tensors[name] = tensor.as_strided_(shape, steps)
+        if len(shape) != 1:
+            steps = strides.get(shape)
+            if steps is None:
+                steps = strides[shape] = contiguous_strides(shape)
+            # In place: a view would cost a second tensor and remember the first as its base.
+            tensor.as_strided_(shape, steps)
+        tensors[name] = tensor
     return tensors
 
 
