@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import UnsupportedDtypeError
+from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
 from safetensors_core.loading import load_part, load_parts
 from safetensors_core.plugins import get_framework
 from safetensors_core.progress import Progress
-from safetensors_core.read_ahead import Part, ReadAhead, windows
+from safetensors_core.read_ahead import ReadAhead, windows
 from safetensors_core.shards.shard_set import open_shards
 from safetensors_core.sizes import parse_size
 from safetensors_core.sources import ByteSource
@@ -160,11 +161,20 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         source, info = self._shards.locate(name)
         return self._load_part(source, {name: info})[name]
 
-    def get_tensors(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+    def get_tensors(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        dtype: str | Dtype | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
         """Load several tensors with as few reads as that takes.
 
         Args:
             names: Their names; all by default.
+            dtype: What floating-point tensors become, as `load_file` has it.
+            progress: Called with the bytes that are loaded and the bytes of all, as `load_file`
+                has it.
 
         Returns:
             Tensors by name, in the order asked for; all come in the order of the file.
@@ -172,16 +182,15 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         Raises:
             TensorNotFoundError: The file has no such tensor.
             UnsupportedDtypeError: The framework cannot represent one exactly.
+            InvalidInputError: `dtype` is none, or the framework cannot convert a tensor.
 
         Example:
             >>> list(safe_open(model_path).get_tensors(["weight"]))
             ['weight']
         """
-        if names is None:
-            return self._load(self._shards.parts())
-        names = list(names)
-        loaded = self._load(self._shards.parts(names))
-        return {name: loaded[name] for name in names}
+        names = None if names is None else list(names)
+        loaded = self._load(names, dtype, progress)
+        return loaded if names is None else {name: loaded[name] for name in names}
 
     def iter_tensors(
         self, names: Iterable[str] | None = None, *, window: int | str = "256MB"
@@ -236,12 +245,12 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         return self._shards.locate(name)
 
     def _load(
-        self,
-        parts: list[Part],
-        dtype: Dtype | None = None,
-        progress: Progress | None = None,
+        self, names: list[str] | None, dtype: str | Dtype | None, progress: Progress | None
     ) -> dict[str, Any]:
-        return load_parts(self._framework, parts, self._device, dtype=dtype, progress=progress)
+        """Tensors in the order of the files and of their bytes."""
+        target = None if dtype is None else parse_dtype(dtype)
+        parts = self._shards.parts(names)
+        return load_parts(self._framework, parts, self._device, dtype=target, progress=progress)
 
     def _load_part(self, source: ByteSource, infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
         return load_part(self._framework, source, infos, self._device)

@@ -75,7 +75,6 @@ def load_file(
         >>> load_file(model_path, dtype="float16")["weight"].dtype
         dtype('float16')
     """
-    target = None if dtype is None else parse_dtype(dtype)
     with safe_open(
         filename,
         framework,
@@ -85,7 +84,7 @@ def load_file(
         storage_options=storage_options,
     ) as file:
         names = None if keys is None else _select(file, keys)
-        return file._load(file._shards.parts(names), target, progress)
+        return file._load(names, dtype, progress)
 
 
 def load(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import jax
     from typing_extensions import Buffer
 
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
     from safetensors_jax.pytree import load_pytree, save_pytree
 
@@ -98,13 +99,18 @@ def save_file(
 
 
 def load(
-    data: Buffer, device: Any = "cpu", *, max_header: int = safetensors_core.MAX_HEADER
+    data: Buffer,
+    device: Any = "cpu",
+    *,
+    dtype: str | safetensors_core.Dtype | None = None,
+    max_header: int = safetensors_core.MAX_HEADER,
 ) -> dict[str, jax.Array]:
     """Load the arrays of a file that is in memory.
 
     Args:
         data: The bytes of a file. They are copied, because JAX's arrays never change.
         device: Where the arrays shall live, as in `load_file`.
+        dtype: What floating-point arrays become, as `load_file` has it.
         max_header: Longest header to accept, in bytes.
 
     Returns:
@@ -121,7 +127,7 @@ def load(
         >>> load(save({"w": jnp.ones(2)}))
         {'w': Array([1., 1.], dtype=float32)}
     """
-    return safetensors_core.load(data, "jax", device, max_header=max_header)
+    return safetensors_core.load(data, "jax", device, dtype=dtype, max_header=max_header)
 
 
 def load_file(
@@ -130,8 +136,10 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    dtype: str | safetensors_core.Dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, jax.Array]:
     """Load the arrays of a file, or of a checkpoint of several files.
 
@@ -145,8 +153,12 @@ def load_file(
             of 64 bytes), ``"pread"`` (arrays own their memory), or ``"auto"``.
         keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
+        dtype: What floating-point arrays become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``. All others stay as they are.
         max_header: Longest header to accept, in bytes.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         Arrays by name, in the order of the files and of their bytes in them.
@@ -173,8 +185,10 @@ def load_file(
         device,
         backend=backend,
         keys=keys,
+        dtype=dtype,
         max_header=max_header,
         storage_options=storage_options,
+        progress=progress,
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
     from typing_extensions import Buffer
 
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
     from safetensors_mlx.models import load_model, save_model
 
@@ -97,6 +98,7 @@ def load(
     data: Buffer,
     device: str | mx.Device | mx.DeviceType | None = "cpu",
     *,
+    dtype: str | safetensors_core.Dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
 ) -> dict[str, mx.array]:
     """Load the arrays of a file that is in memory.
@@ -104,6 +106,7 @@ def load(
     Args:
         data: The bytes of a file.
         device: Device that must be there; memory is shared by all devices.
+        dtype: What floating-point arrays become, as `load_file` has it.
         max_header: Longest header to accept, in bytes.
 
     Returns:
@@ -117,7 +120,7 @@ def load(
         >>> load(save({"w": mx.ones(2)}))
         {'w': array([1, 1], dtype=float32)}
     """
-    return safetensors_core.load(data, "mlx", device, max_header=max_header)
+    return safetensors_core.load(data, "mlx", device, dtype=dtype, max_header=max_header)
 
 
 def load_file(
@@ -126,8 +129,10 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    dtype: str | safetensors_core.Dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, mx.array]:
     """Load the arrays of a file, or of a checkpoint of several files.
 
@@ -138,8 +143,12 @@ def load_file(
             their memory either way.
         keys: Which arrays: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
+        dtype: What floating-point arrays become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``. All others stay as they are.
         max_header: Longest header to accept, in bytes.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         Arrays by name, in the order of the file, evaluated.
@@ -162,8 +171,10 @@ def load_file(
         device,
         backend=backend,
         keys=keys,
+        dtype=dtype,
         max_header=max_header,
         storage_options=storage_options,
+        progress=progress,
     )
 
 

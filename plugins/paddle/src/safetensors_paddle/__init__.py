@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import paddle
     from typing_extensions import Buffer
 
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
     from safetensors_paddle.models import load_model, save_model
 
@@ -101,6 +102,7 @@ def load(
     data: Buffer,
     device: Any = "cpu",
     *,
+    dtype: str | safetensors_core.Dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
 ) -> dict[str, paddle.Tensor]:
     """Load the tensors of a file that is in memory.
@@ -109,6 +111,7 @@ def load(
         data: The bytes of a file.
         device: Where the tensors shall live: ``"gpu:0"``, `paddle.CPUPlace()` and the like; None
             for the device that Paddle uses at the moment.
+        dtype: What floating-point tensors become, as `load_file` has it.
         max_header: Longest header to accept, in bytes.
 
     Returns:
@@ -124,7 +127,7 @@ def load(
         >>> load(save({"w": paddle.ones([2])}))["w"].tolist()
         [1.0, 1.0]
     """
-    return safetensors_core.load(data, "paddle", device, max_header=max_header)
+    return safetensors_core.load(data, "paddle", device, dtype=dtype, max_header=max_header)
 
 
 def load_file(
@@ -133,8 +136,10 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    dtype: str | safetensors_core.Dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, paddle.Tensor]:
     """Load the tensors of a file, or of a checkpoint of several files.
 
@@ -146,8 +151,12 @@ def load_file(
             the file), ``"pread"`` (tensors own their memory), or ``"auto"``.
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
+        dtype: What floating-point tensors become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``. All others stay as they are.
         max_header: Longest header to accept, in bytes.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         Tensors by name, in the order of the file. They take no part in gradients.
@@ -171,8 +180,10 @@ def load_file(
         device,
         backend=backend,
         keys=keys,
+        dtype=dtype,
         max_header=max_header,
         storage_options=storage_options,
+        progress=progress,
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Buffer
 
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
     from safetensors_torch.models import load_model, save_model
     from safetensors_torch.sharing import storage_ptr, storage_size
@@ -123,6 +124,7 @@ def load(
     data: Buffer,
     device: str | int | torch.device = "cpu",
     *,
+    dtype: str | safetensors_core.Dtype | torch.dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
     tied: Literal["expand"] | None = None,
     rebuild: Iterable[type] = (),
@@ -132,11 +134,13 @@ def load(
     Args:
         data: The bytes of a file.
         device: Where the tensors shall live.
+        dtype: What floating-point tensors become, as `load_file` has it.
         max_header: Longest header to accept, in bytes.
         tied: ``"expand"`` also gives back the names that `save_model` dropped because another
             tensor has their values; they share memory with it.
         rebuild: Classes of tensor subclasses that may be rebuilt, where the file has what
             ``subclasses="flatten"`` saved of them; otherwise their inner tensors are loaded.
+            These have dtypes of their own: not together with `dtype`.
 
     Returns:
         Tensors by name. On the CPU they borrow `data` where it is writable; read-only data is
@@ -151,11 +155,14 @@ def load(
         >>> load(save({"w": torch.ones(2)}))
         {'w': tensor([1., 1.])}
     """
+    dtype = None if dtype is None else str(dtype)
     if tied is None and rebuild == ():
-        return safetensors_core.load(data, "torch", device, max_header=max_header)
+        return safetensors_core.load(data, "torch", device, dtype=dtype, max_header=max_header)
     from safetensors_torch.contents import load_contents
 
-    return load_contents(data, device, max_header=max_header, tied=tied, rebuild=rebuild)
+    return load_contents(
+        data, device, dtype=dtype, max_header=max_header, tied=tied, rebuild=rebuild
+    )
 
 
 def load_file(
@@ -164,8 +171,10 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
+    dtype: str | safetensors_core.Dtype | torch.dtype | None = None,
     max_header: int = safetensors_core.MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
     tied: Literal["expand"] | None = None,
     rebuild: Iterable[type] = (),
 ) -> dict[str, torch.Tensor]:
@@ -178,12 +187,17 @@ def load_file(
             the file), ``"pread"`` (tensors own their memory), or ``"auto"``.
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default.
+        dtype: What floating-point tensors become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``, a `torch.dtype`. All others stay as they are.
         max_header: Longest header to accept, in bytes.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
         tied: ``"expand"`` also gives back the names that `save_model` dropped because another
             tensor has their values; they share memory with it.
         rebuild: Classes of tensor subclasses that may be rebuilt, where the file has what
             ``subclasses="flatten"`` saved of them; otherwise their inner tensors are loaded.
+            These have dtypes of their own: not together with `dtype`.
 
     Returns:
         Tensors by name, in the order of the files and of their bytes in them.
@@ -201,6 +215,7 @@ def load_file(
         >>> load_file(tmp_path / "model.safetensors")
         {'w': tensor([1., 1.])}
     """
+    dtype = None if dtype is None else str(dtype)
     if tied is None and rebuild == ():
         return safetensors_core.load_file(
             filename,
@@ -208,8 +223,10 @@ def load_file(
             device,
             backend=backend,
             keys=keys,
+            dtype=dtype,
             max_header=max_header,
             storage_options=storage_options,
+            progress=progress,
         )
     from safetensors_torch.contents import load_file_contents
 
@@ -218,8 +235,10 @@ def load_file(
         device,
         backend=backend,
         keys=keys,
+        dtype=dtype,
         max_header=max_header,
         storage_options=storage_options,
+        progress=progress,
         tied=tied,
         rebuild=rebuild,
     )

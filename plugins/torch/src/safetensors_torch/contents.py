@@ -14,7 +14,7 @@ from safetensors_core import (
     InvalidInputError,
     Reason,
     TensorNotFoundError,
-    get_framework,
+    load,
     safe_open,
 )
 from safetensors_core.sources import MemorySource
@@ -26,6 +26,7 @@ from safetensors_torch.views import View
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
 
 __all__ = ["Contents", "Keys", "load_contents", "load_file_contents"]
@@ -232,6 +233,34 @@ class Contents:
                 needed.add(name if name in self._infos else self._dropped[name][0])
         return [name for name in self._infos if name in needed]
 
+    def check_conversion(self, names: Iterable[str]) -> None:
+        """Refuse to convert what depends on the dtypes that were saved.
+
+        Args:
+            names: Names to give back.
+
+        Raises:
+            InvalidInputError: A wrapper is to be rebuilt, or a tensor is the bytes of another.
+
+        Example:
+            >>> from safetensors_core import parse_header
+            >>> from safetensors_torch import save
+            >>> contents = Contents(parse_header(save({"a": torch.ones(2)})), "a.safetensors")
+            >>> contents.check_conversion(["a"])
+        """
+        for name in names:
+            _, view = self._dropped.get(name, (name, None))
+            if name in self._wrappers:
+                cause = "it is rebuilt of tensors whose dtypes its class has chosen"
+            elif view is not None and view.dtype is not None:
+                cause = "it is stored as the bytes of a tensor of another dtype"
+            else:
+                continue
+            raise InvalidInputError(
+                f"{self._location}: tensor {name!r} cannot be converted while it is loaded, "
+                f"because {cause}: load without dtype and convert the result"
+            )
+
     def restore(
         self, names: Iterable[str], tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
@@ -283,8 +312,10 @@ def load_file_contents(
     *,
     backend: Backend,
     keys: Keys | None,
+    dtype: str | None,
     max_header: int,
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None,
+    progress: Progress | None,
     tied: Literal["expand"] | None,
     rebuild: Iterable[type],
 ) -> dict[str, torch.Tensor]:
@@ -306,13 +337,17 @@ def load_file_contents(
     ) as file:
         contents = Contents(file.header, os.fspath(filename), tied=tied, rebuild=rebuild)
         names = contents.names if keys is None else contents.select(keys)
-        return contents.restore(names, file.get_tensors(contents.stored(names)))
+        if dtype is not None:
+            contents.check_conversion(names)
+        stored = file.get_tensors(contents.stored(names), dtype=dtype, progress=progress)
+        return contents.restore(names, stored)
 
 
 def load_contents(
     data: Buffer,
     device: Any,
     *,
+    dtype: str | None,
     max_header: int,
     tied: Literal["expand"] | None,
     rebuild: Iterable[type],
@@ -327,7 +362,7 @@ def load_contents(
     source = MemorySource(data)
     header = source.read_header(max_header)
     contents = Contents(header, source.location, tied=tied, rebuild=rebuild)
-    stored = contents.stored(contents.names)
-    infos = {name: header.tensors[name] for name in stored}
-    tensors: dict[str, torch.Tensor] = get_framework("torch").load(source, infos, device)
+    if dtype is not None:
+        contents.check_conversion(contents.names)
+    tensors = load(data, "torch", device, dtype=dtype, max_header=max_header)
     return contents.restore(contents.names, tensors)
