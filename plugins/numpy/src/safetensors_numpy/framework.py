@@ -52,6 +52,7 @@ _DTYPES: dict[Dtype, np.dtype[Any]] = {
     Dtype.U64: np.dtype("<u8"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_WHOLE_BYTES = {code: dtype for code, dtype in _DTYPES.items() if code.bits >= 8}
 _FLOATS = {code for code in _DTYPES if code.startswith(("F", "BF"))}
 
 
@@ -119,16 +120,17 @@ class NumpyFramework(Framework):
         # An array keeps what it lies over, but only this one holds on to the buffer as such:
         # a bytearray could be resized, or a map closed, under the arrays.
         memory = np.frombuffer(buffer, np.uint8)
+        make, find = np.ndarray, _WHOLE_BYTES.get
         arrays: dict[str, Array] = {}
         for name, info in infos.items():
             begin, end = info.data_offsets
+            dtype = find(info.dtype)
             try:
-                if info.dtype.bits < 8:
-                    packed = memory[begin:end]
-                    unpacked = unpack(packed, info.dtype.bits, math.prod(info.shape))
-                    arrays[name] = unpacked.view(_DTYPES[info.dtype]).reshape(info.shape)
-                else:
-                    arrays[name] = np.ndarray(info.shape, _DTYPES[info.dtype], memory, begin)
+                if dtype is not None:
+                    arrays[name] = make(info.shape, dtype, memory, begin)
+                    continue
+                unpacked = unpack(memory[begin:end], info.dtype.bits, math.prod(info.shape))
+                arrays[name] = unpacked.view(_DTYPES[info.dtype]).reshape(info.shape)
             except ValueError as error:  # more than 64 dimensions, or one that is too long
                 raise InvalidInputError(
                     f"tensor {name!r}: no array can have its shape {list(info.shape)}: {error}"
