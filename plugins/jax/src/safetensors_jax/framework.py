@@ -122,9 +122,11 @@ class JaxFramework(HostFramework):
         """An array of another floating-point type; nothing is narrowed on the way there."""
         target = _DTYPES.get(dtype)
         if target is None or not _floating(target) or not _floating(tensor.dtype):
-            raise InvalidInputError(f"JAX does not convert {tensor.dtype} to {dtype} on saving")
+            raise InvalidInputError(f"JAX does not convert {tensor.dtype} to {dtype}")
         with exact(dtype in WIDE or tensor.dtype.itemsize == 8):
-            return jax.lax.convert_element_type(tensor, target)
+            converted: jax.Array = jax.lax.convert_element_type(tensor, target)
+        # Otherwise, all that are waiting to be converted would be in memory at once.
+        return converted.block_until_ready()
 
     def permute(self, tensor: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         """An array with its dimensions in another order; a copy, for JAX has no views."""
