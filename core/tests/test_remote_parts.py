@@ -18,7 +18,6 @@ from safetensors_core.sources.attempts import (
     retry_after,
     stall_timeout,
 )
-from safetensors_core.sources.base import Segment
 from safetensors_core.sources.parts import Part, plan_parts
 from safetensors_core.sources.urls import shown
 
@@ -26,26 +25,31 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def ranges(segments: list[Segment]) -> list[tuple[int, int]]:
-    buffer = memoryview(bytearray(segments[-1].end))
-    return [(part.position, part.end) for part in plan_parts(buffer, segments)]
+def buffer_of(nbytes: int) -> memoryview:
+    return memoryview(bytearray(nbytes))
 
 
-@pytest.mark.parametrize(("gap", "requests"), [(0, 1), (1, 1), (64 * KIB, 1), (64 * KIB + 1, 2)])
-def test_segments_are_fetched_together_over_gaps_of_up_to_64_kib(gap: int, requests: int) -> None:
-    assert len(ranges([Segment(0, 0, 10), Segment(10 + gap, 10, 20)])) == requests
+def requests(*ranges: tuple[int, int]) -> list[tuple[int, int]]:
+    """First byte and byte after the last one of each request for ranges of an offset and a size."""
+    parts = plan_parts([(offset, buffer_of(nbytes)) for offset, nbytes in ranges])
+    return [(part.position, part.end) for part in parts]
+
+
+@pytest.mark.parametrize(("gap", "count"), [(0, 1), (1, 1), (64 * KIB, 1), (64 * KIB + 1, 2)])
+def test_ranges_are_fetched_together_over_gaps_of_up_to_64_kib(gap: int, count: int) -> None:
+    assert len(requests((0, 10), (10 + gap, 10))) == count
 
 
 def test_a_long_range_is_fetched_in_parts_of_8_mib() -> None:
-    assert ranges([Segment(5, 0, 20 * MIB)]) == [
+    assert requests((5, 20 * MIB)) == [
         (5, 5 + 8 * MIB),
         (5 + 8 * MIB, 5 + 16 * MIB),
         (5 + 16 * MIB, 5 + 20 * MIB),
     ]
 
 
-def test_segments_that_go_back_are_fetched_by_themselves() -> None:
-    assert ranges([Segment(100, 0, 10), Segment(0, 10, 20)]) == [(100, 110), (0, 10)]
+def test_ranges_that_go_back_are_fetched_by_themselves() -> None:
+    assert requests((100, 10), (0, 10)) == [(100, 110), (0, 10)]
 
 
 @given(
@@ -53,18 +57,16 @@ def test_segments_that_go_back_are_fetched_by_themselves() -> None:
     st.integers(1, 70_000),
 )
 def test_each_byte_arrives_where_it_belongs(lengths: list[tuple[int, int]], chunk: int) -> None:
-    segments, offset, begin = [], 0, 0
+    ranges, offset = [], 0
     for gap, length in lengths:
-        segments.append(Segment(offset + gap, begin, begin + length))
-        offset, begin = offset + gap + length, begin + length
+        ranges.append((offset + gap, buffer_of(length)))
+        offset += gap + length
     file = bytes(i * 31 % 251 for i in range(1000)) * (offset // 1000 + 1)
-    buffer = memoryview(bytearray(begin))
-    for part in plan_parts(buffer, segments):
+    for part in plan_parts(ranges):
         while part.missing:
             part.put(file[part.position : min(part.end, part.position + chunk)])
-    for segment in segments:
-        length = segment.end - segment.begin
-        assert buffer[segment.begin : segment.end] == file[segment.offset :][:length]
+    for offset, view in ranges:
+        assert view == file[offset : offset + len(view)]
 
 
 def test_bytes_after_the_end_of_a_part_are_dropped() -> None:

@@ -11,7 +11,7 @@ import pickle
 import random
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from safetensors_core import (
     load_file,
     safe_open,
 )
-from safetensors_core.sources import FileSource, MappedSource, MemorySource, Segment
+from safetensors_core.sources import FileSource, MappedSource, MemorySource
 from safetensors_core.sources.local import is_network_file, safetensors_open_source
 
 RAW = RawFramework()
@@ -106,12 +106,12 @@ def test_owned_memory_is_aligned(opener: str, alignment: int, path: Path) -> Non
 
 
 def test_tensors_that_lie_together_are_read_together(path: Path) -> None:
-    read: list[list[Segment]] = []
+    read: list[list[tuple[int, int]]] = []
 
     class Watched(FileSource):
-        def read_segments(self, buffer: memoryview, segments: Any) -> None:
-            read.append(list(segments))
-            super().read_segments(buffer, segments)
+        def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+            read.append([(offset, len(view)) for offset, view in ranges])
+            super().read_ranges(ranges)
 
     source = Watched(path)
     header = source.read_header()
@@ -119,8 +119,8 @@ def test_tensors_that_lie_together_are_read_together(path: Path) -> None:
     source.fetch({name: header.tensors[name] for name in ("scalar", "a")})
     start, end = header.data_start, header.data_nbytes
     assert read == [
-        [Segment(start, 0, end)],
-        [Segment(start, 0, 120), Segment(start + end - 1, 120, 121)],
+        [(start, end)],
+        [(start, 120), (start + end - 1, 1)],
     ]
 
 

@@ -22,7 +22,6 @@ from safetensors_core import (
 from safetensors_core.errors import FileChangedError, RemoteError
 from safetensors_core.header import encode_header
 from safetensors_core.plugins import open_source
-from safetensors_core.sources.base import Segment
 from safetensors_core.sources.remote import list_names, read_all
 from tests.remote.servers import Fault, RangeServer
 
@@ -128,23 +127,17 @@ def test_a_large_file_arrives_whole_in_parts_of_8_mib(server: RangeServer, files
     assert server.sent == len(data) + FIRST
 
 
-def test_segments_far_apart_are_requested_apart_and_near_ones_together(
+def test_ranges_far_apart_are_requested_apart_and_near_ones_together(
     server: RangeServer, files: Path
 ) -> None:
     data = random_file(files / "a", 2 * MIB)
     source = opened(server.url("a"))
     assert source.size == len(data)
     server.reset()
-    segments = [
-        Segment(100_000, 0, 10),
-        Segment(150_000, 10, 20),
-        Segment(MIB, 20, 30),
-        Segment(10, 30, 40),
-    ]
-    buffer = memoryview(bytearray(40))
-    source.read_segments(buffer, segments)
-    for segment in segments:
-        assert buffer[segment.begin : segment.end] == data[segment.offset :][:10]
+    wanted = [(offset, memoryview(bytearray(10))) for offset in (10, 100_000, 150_000, MIB)]
+    source.read_ranges(wanted)
+    for offset, view in wanted:
+        assert view == data[offset : offset + 10]
     ranges = [request.headers["range"] for request in server.requests]
     assert sorted(ranges) == ["bytes=100000-150009", f"bytes={MIB}-{MIB + 9}"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors_core.background import Workers
 from safetensors_core.header import TensorInfo
-from safetensors_core.sources import ByteSource, MappedSource, MemorySource, Segment
+from safetensors_core.sources import ByteSource, MappedSource, MemorySource
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -113,8 +113,8 @@ class _Part(ByteSource):
     def read_into(self, offset: int, view: memoryview) -> None:
         self._source.read_into(offset, view)
 
-    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
-        self._source.read_segments(buffer, segments)
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        self._source.read_ranges(ranges)
 
     def fetch(self, infos: Mapping[str, TensorInfo], alignment: int = 1) -> Fetched:
         if infos.keys() == self._infos.keys():

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 import safetensors_core
 import safetensors_numpy
 from safetensors_core import InvalidInputError, safe_open
-from safetensors_core.sources import FileSource, Segment
+from safetensors_core.sources import FileSource
 from safetensors_jax import load, load_file, load_pytree, save, save_file, save_pytree, shards
 
 W = np.arange(16 * 24, dtype=np.float32).reshape(16, 24)
@@ -55,18 +55,18 @@ class Spy:
 
     def __init__(self, path: Path) -> None:
         self.counts = np.zeros(path.stat().st_size, np.int64)
-        self.original = FileSource.read_segments
+        self.original = FileSource.read_ranges
 
     def __enter__(self) -> None:
-        def read_segments(source: FileSource, buffer: Any, segments: list[Segment]) -> None:
-            for segment in segments:
-                self.counts[segment.offset : segment.offset + segment.end - segment.begin] += 1
-            self.original(source, buffer, segments)
+        def read_ranges(source: FileSource, ranges: Sequence[tuple[int, memoryview]]) -> None:
+            for offset, view in ranges:
+                self.counts[offset : offset + len(view)] += 1
+            self.original(source, ranges)
 
-        FileSource.read_segments = read_segments  # type: ignore[assignment,method-assign]
+        FileSource.read_ranges = read_ranges  # type: ignore[method-assign]
 
     def __exit__(self, *error: object) -> None:
-        FileSource.read_segments = self.original  # type: ignore[method-assign]
+        FileSource.read_ranges = self.original  # type: ignore[method-assign]
 
 
 def written(folder: Path, tensors: dict[str, Any]) -> Path:

@@ -135,9 +135,8 @@ class ByteSource(ABC):
             [(name, info)] = infos.items()
             begin, end = info.data_offsets
             buffer = allocate(end - begin, alignment)
-            segment = Segment(self.header.data_start + begin, 0, end - begin)
             # Also without bytes to read: a file that is closed says so.
-            self.read_segments(buffer, [segment] if buffer else [])
+            self.read_ranges([(self.header.data_start + begin, buffer)] if buffer else [])
             return buffer, {name: TensorInfo(info.dtype, info.shape, (0, end - begin))}
         placed, segments, nbytes = place(infos, self.header.data_start, alignment)
         buffer = allocate(nbytes, alignment)
@@ -171,8 +170,21 @@ class ByteSource(ABC):
         self.read_segments(buffer, segments)
         return buffer, TensorInfo(info.dtype, plan.shape, (0, filled)), plan.index
 
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill several buffers, one after the other. Override it to read in parallel.
+
+        Args:
+            ranges: Positions in the file, in bytes, in rising order, and for each the writable
+                bytes to fill whole from there on.
+
+        Raises:
+            OSError: The storage failed. What the buffers hold then may be anything.
+        """
+        for offset, view in ranges:
+            self.read_into(offset, view)
+
     def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
-        """Fill parts of a buffer, one after the other. Override it to read in parallel.
+        """Fill parts of one buffer, as `read_ranges` does.
 
         Args:
             buffer: The buffer to fill.
@@ -181,8 +193,7 @@ class ByteSource(ABC):
         Raises:
             OSError: The storage failed.
         """
-        for segment in segments:
-            self.read_into(segment.offset, buffer[segment.begin : segment.end])
+        self.read_ranges([(offset, buffer[begin:end]) for offset, begin, end in segments])
 
 
 def place(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from safetensors_core.errors import ClosedFileError, InvalidInputError
-from safetensors_core.sources.base import ByteSource, Segment
+from safetensors_core.sources.base import ByteSource
+from safetensors_core.threads import share_work
 
 __all__ = ["MAX_BUFFERS", "FileSource", "for_one_call", "open_regular", "remaining"]
 
@@ -46,27 +47,17 @@ class FileSource(ByteSource):
         """Read bytes at a position."""
         self._read(self._opened(), offset, [view])
 
-    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
-        """Read segments with several threads where there is enough to read."""
-        descriptor = self._opened()
-        if len(segments) == 1 and len(buffer) < _PARALLEL:
-            [(offset, begin, end)] = segments
-            self._read(descriptor, offset, [buffer[begin:end]])
-            return
-        jobs = list(_jobs(buffer, segments))
-        if sum(segment.end - segment.begin for segment in segments) < _PARALLEL:
-            for offset, views in jobs:
-                self._read(descriptor, offset, views)
-            return
-        from concurrent.futures import ThreadPoolExecutor
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        """Read with several threads where there is enough to read.
 
-        pool = ThreadPoolExecutor(_worker_count())
-        try:
-            for done in [pool.submit(self._read, descriptor, *job) for job in jobs]:
-                done.result()
-        finally:
-            # After an error or an interrupt, nobody waits for the jobs that have not begun.
-            pool.shutdown(cancel_futures=True)
+        Ranges that touch in the file are read by one system call, wherever their buffers are.
+        """
+        descriptor = self._opened()
+        if sum(len(view) for _, view in ranges) < _PARALLEL:
+            for offset, views in _jobs(ranges):
+                self._read(descriptor, offset, views)
+        else:
+            share_work(lambda job: self._read(descriptor, *job), _jobs(ranges))
 
     def close(self) -> None:
         """Close the file once the reads that are under way have ended."""
@@ -138,35 +129,22 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
     raise InvalidInputError(f"{os.fspath(path)} is not a regular file")
 
 
-def _worker_count() -> int:
-    """Threads that read at the same time: one for each processor, from 2 to 8."""
-    if hasattr(os, "sched_getaffinity"):
-        processors = len(os.sched_getaffinity(0))
-    else:
-        processors = os.cpu_count() or 1
-    return max(2, min(8, processors))
-
-
-def _jobs(
-    buffer: memoryview, segments: Sequence[Segment]
-) -> Iterator[tuple[int, list[memoryview]]]:
-    """Cut segments into reads of one contiguous range of the file each."""
+def _jobs(ranges: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[int, list[memoryview]]]:
+    """Cut and join ranges into reads of one contiguous range of the file each."""
     start = offset = 0
     views: list[memoryview] = []
-    for segment in segments:
-        position, begin = segment.offset, segment.begin
-        while begin < segment.end:
+    for position, view in ranges:
+        while view:
             full = offset - start >= _JOB or len(views) == MAX_BUFFERS
             if views and (position != offset or full):
                 yield start, views
                 views = []
             if not views:
-                start = offset = position
-            end = min(segment.end, begin + _JOB - (offset - start))
-            views.append(buffer[begin:end])
-            position += end - begin
-            offset = position
-            begin = end
+                start = position
+            room = start + _JOB - position
+            views.append(view[:room])
+            offset = position = position + min(room, len(view))
+            view = view[room:]
     if views:
         yield start, views
 

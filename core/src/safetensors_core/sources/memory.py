@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from safetensors_core.errors import InvalidInputError
 from safetensors_core.header import TensorInfo
-from safetensors_core.sources.base import ByteSource, Segment
+from safetensors_core.sources.base import ByteSource
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -58,9 +58,3 @@ class MemorySource(ByteSource):
         if self._view.readonly:
             return super().fetch(infos, alignment)
         return self._view[self.header.data_start :], infos
-
-    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
-        """Copy segments."""
-        for segment in segments:
-            length = segment.end - segment.begin
-            buffer[segment.begin : segment.end] = self._view[segment.offset :][:length]

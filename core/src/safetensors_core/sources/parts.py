@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safetensors_core.sources.base import Segment
-
 __all__ = ["Part", "plan_parts"]
 
 _PART = 8 * 1024 * 1024  # bytes of one request: large enough to hide a round trip
@@ -83,34 +81,31 @@ class Part:
         self.missing = max(0, min(self.missing, size - self.position))
 
 
-def plan_parts(buffer: memoryview, segments: Sequence[Segment]) -> list[Part]:
-    """The requests that fill parts of a buffer.
+def plan_parts(ranges: Sequence[tuple[int, memoryview]]) -> list[Part]:
+    """The requests that fill several buffers.
 
-    Segments that are close to each other are fetched together, with what lies between them; long
+    Ranges that are close to each other are fetched together, with what lies between them; long
     ones are fetched in several parts.
 
     Args:
-        buffer: The buffer to fill.
-        segments: What to read and where to put it, in the order of the file.
+        ranges: Positions in the file and buffers to fill from there on, in the order of the file.
 
     Returns:
         The parts, in the order of the file.
 
     Example:
-        >>> segments = [Segment(0, 0, 10), Segment(5000, 10, 20), Segment(900_000, 20, 30)]
-        >>> parts = plan_parts(memoryview(bytearray(30)), segments)
+        >>> ten = memoryview(bytearray(10))
+        >>> parts = plan_parts([(0, ten), (5000, ten), (900_000, ten)])
         >>> [(part.position, part.end) for part in parts]
         [(0, 5010), (900000, 900010)]
     """
     parts: list[Part] = []
-    for segment in segments:
-        offset, begin = segment.offset, segment.begin
-        while begin < segment.end:
+    for offset, view in ranges:
+        while view:
             room = _prepare(parts, offset)
-            end = min(segment.end, begin + room)
-            parts[-1].add(buffer[begin:end])
-            offset += end - begin
-            begin = end
+            parts[-1].add(view[:room])
+            offset += min(room, len(view))
+            view = view[room:]
     return parts
 
 

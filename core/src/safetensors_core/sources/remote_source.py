@@ -14,7 +14,7 @@ from safetensors_core.errors import (
     RemoteError,
 )
 from safetensors_core.sources.attempts import Attempts, Interrupted, connections
-from safetensors_core.sources.base import ByteSource, Segment
+from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.parts import Part, plan_parts
 
 if TYPE_CHECKING:
@@ -78,29 +78,28 @@ class RemoteSource(ByteSource):
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Read bytes at a position, long ranges in parallel."""
-        self.read_segments(view, [Segment(offset, 0, len(view))])
+        self.read_ranges([(offset, view)])
 
-    def read_segments(self, buffer: memoryview, segments: Sequence[Segment]) -> None:
-        """Read segments in parallel, those that are close to each other in one request."""
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        """Read in parallel; ranges that are close to each other come in one request."""
         self._check_open()
-        if not segments:
+        if not ranges:
             return
         size, beginning = self.size, self._beginning or b""
         wanted = []
-        for segment in segments:
-            offset, begin, end = segment
-            stop = offset + end - begin
+        for offset, view in ranges:
+            stop = offset + len(view)
             if stop > size:
                 raise RemoteError(
                     f"bytes {offset:,} to {stop:,} were asked for, and the file has {size:,}",
                     self.location,
                 )
-            if stop <= len(beginning) or begin == end:
-                buffer[begin:end] = beginning[offset:stop]
+            if stop <= len(beginning) or not view:
+                view[:] = beginning[offset:stop]
             else:
-                wanted.append(segment)
+                wanted.append((offset, view))
         if wanted:
-            self._fetch(plan_parts(buffer, wanted))
+            self._fetch(plan_parts(wanted))
 
     def close(self) -> None:
         """Refuse further reads. Connections belong to fsspec, which uses them again."""

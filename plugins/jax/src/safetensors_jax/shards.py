@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safetensors_core import ByteSource, InvalidInputError, TensorInfo
-from safetensors_core.sources import Segment, allocate
+from safetensors_core.sources import allocate
 from safetensors_jax.placement import ALIGNMENT
 from safetensors_numpy.framework import NumpyFramework
 
@@ -149,10 +149,12 @@ def _read_box(source: ByteSource, info: TensorInfo, box: Box) -> Array:
         step = math.prod(shape[position + 1 :]) * item
         ends = end if position < axis else begin + 1
         first = (first[:, None] + np.arange(begin, ends) * step).reshape(-1)
-    segments = [
-        Segment(start + int(offset), i * width, (i + 1) * width) for i, offset in enumerate(first)
-    ]
     buffer = allocate(count * item, ALIGNMENT)
-    source.read_segments(buffer, segments)
+    source.read_ranges(
+        [
+            (start + int(offset), buffer[i * width : (i + 1) * width])
+            for i, offset in enumerate(first)
+        ]
+    )
     part = tuple(end - begin for begin, end in box)
     return np.frombuffer(buffer, _NUMPY.dtypes[info.dtype]).reshape(part)
