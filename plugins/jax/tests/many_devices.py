@@ -63,7 +63,7 @@ class Spy:
                 self.counts[offset : offset + len(view)] += 1
             self.original(source, ranges)
 
-        FileSource.read_ranges = read_ranges  # type: ignore[method-assign]
+        FileSource.read_ranges = read_ranges  # type: ignore[assignment,method-assign]
 
     def __exit__(self, *error: object) -> None:
         FileSource.read_ranges = self.original  # type: ignore[method-assign]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from safetensors_core import TensorInfo
 from safetensors_core.sources import allocate
+from safetensors_core.threads import share_work
 
 __all__ = ["align"]
 
@@ -65,15 +65,8 @@ def align(
         jobs += [(copy[i : i + _JOB], flat[i : i + _JOB]) for i in range(0, nbytes, _JOB)]
         arrays[name] = copy.view(original.dtype).reshape(original.shape)
     if sum(len(copy) for copy, _ in jobs) < _PARALLEL:
-        for copy, part in jobs:
-            np.copyto(copy, part)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)))
-    try:
+        for job in jobs:
+            np.copyto(*job)
+    else:
         # NumPy lets go of the interpreter while it copies; from a map, it waits for the disk.
-        for done in [pool.submit(np.copyto, *job) for job in jobs]:
-            done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        share_work(lambda job: np.copyto(*job), jobs)
