@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors_core import collector
@@ -17,47 +19,70 @@ from safetensors_core.plugins import get_framework
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["DescribedTensor", "describe_tensors"]
+__all__ = ["DescribedTensors", "describe_tensors"]
 
 
-class DescribedTensor(NamedTuple):
-    """A tensor, its framework, and what would be written of it.
+class DescribedTensors(NamedTuple):
+    """Tensors, their frameworks, and what would be written of them.
 
     Attributes:
-        framework: The framework that takes the tensor.
-        tensor: The tensor itself.
-        spec: Its dtype and shape in the format.
+        tensors: The tensors by name.
+        specs: Dtype and shape of each in the format, in the same order.
+        frameworks: The framework that takes the tensors of a class, for every class.
 
     Example:
-        >>> describe_tensors({"w": np.zeros(3, np.float16)})["w"].spec.nbytes
+        >>> describe_tensors({"w": np.zeros(3, np.float16)}).specs["w"].nbytes
         6
     """
 
-    framework: Framework
-    tensor: Any
-    spec: TensorSpec
+    tensors: dict[str, Any]
+    specs: dict[str, TensorSpec]
+    frameworks: dict[type, Framework]
 
-    def to_buffer(self) -> Buffer:
-        """The tensor's bytes on the host.
-
-        Returns:
-            A contiguous buffer that aliases the tensor where its framework can.
+    @property
+    def groups(self) -> dict[Framework, dict[str, Any]]:
+        """The tensors of each framework.
 
         Example:
-            >>> list(describe_tensors({"w": np.ones(2, np.int8)})["w"].to_buffer())
-            [1, 1]
+            >>> [sorted(group) for group in describe_tensors({"w": np.zeros(3)}).groups.values()]
+            [['w']]
         """
-        return self.framework.to_buffer(self.tensor)
+        return _grouped(self.tensors, self.frameworks)
+
+    def buffers(self, names: Iterable[str]) -> Iterator[Buffer]:
+        """The bytes of tensors on the host, one after the other.
+
+        Args:
+            names: Names of tensors that are not empty.
+
+        Returns:
+            Contiguous buffers in the order of the names, which alias the tensors where their
+            framework can.
+
+        Example:
+            >>> [list(b) for b in describe_tensors({"w": np.ones(2, np.int8)}).buffers(["w"])]
+            [[1, 1]]
+        """
+        tensors = map(self.tensors.__getitem__, names)
+        if len(set(self.frameworks.values())) == 1:
+            [framework, *_] = self.frameworks.values()
+            return iter(framework.to_buffers(tensors))
+        return self._mixed_buffers(tensors)
+
+    def _mixed_buffers(self, tensors: Iterable[Any]) -> Iterator[Buffer]:
+        frameworks = self.frameworks
+        for framework, neighbours in groupby(tensors, lambda tensor: frameworks[type(tensor)]):
+            yield from framework.to_buffers(neighbours)
 
 
-def describe_tensors(tensors: Mapping[str, Any]) -> dict[str, DescribedTensor]:
-    """Recognise tensors one by one. Moves no data.
+def describe_tensors(tensors: Mapping[str, Any]) -> DescribedTensors:
+    """Recognise tensors and describe them. Moves no data.
 
     Args:
         tensors: Tensors by name, of any installed framework, also mixed.
 
     Returns:
-        The same names with what is known of each.
+        What is known of them, in the same order.
 
     Raises:
         InvalidInputError: It is no mapping, or a tensor cannot be saved.
@@ -65,30 +90,70 @@ def describe_tensors(tensors: Mapping[str, Any]) -> dict[str, DescribedTensor]:
         PluginError: No installed plugin takes one of the tensors.
 
     Example:
-        >>> describe_tensors({"w": np.zeros((2, 3))})["w"].spec
+        >>> describe_tensors({"w": np.zeros((2, 3))}).specs["w"]
         TensorSpec(dtype=<Dtype.F64: 'F64'>, shape=(2, 3))
     """
     if not isinstance(tensors, Mapping):
         raise InvalidInputError(
             f"expected tensors by name in a mapping, got {type(tensors).__name__}"
         )
-    frameworks: dict[type, Framework] = {}
-    described: dict[str, DescribedTensor] = {}
     with collector.paused():
-        for name, tensor in tensors.items():
-            kind = type(tensor)
-            framework = frameworks.get(kind)
-            try:
-                if framework is None:
-                    framework = frameworks[kind] = get_framework(_not_a_name(tensor))
-                described[name] = DescribedTensor(framework, tensor, framework.describe(tensor))
-            except UnsupportedDtypeError as error:
-                error.tensor = name
-                raise
-            except (FrameworkNotFoundError, InvalidInputError) as error:
-                error.args = (f"tensor {name!r}: {error}",)
-                raise
-    return described
+        # Some mappings make a tensor whenever they are asked for it.
+        tensors = dict(tensors.items())
+        frameworks = _recognised(tensors)
+        specs: dict[str, TensorSpec] = {}
+        groups = _grouped(tensors, frameworks)
+        for framework, group in groups.items():
+            specs.update(zip(group, _described(framework, group), strict=True))
+        if len(groups) > 1:
+            specs = {name: specs[name] for name in tensors}
+    return DescribedTensors(tensors, specs, frameworks)
+
+
+def _recognised(tensors: Mapping[str, Any]) -> dict[type, Framework]:
+    """The framework of each class that tensors are of."""
+    frameworks: dict[type, Framework] = {}
+    for kind in dict.fromkeys(map(type, tensors.values())):
+        name, tensor = next(item for item in tensors.items() if type(item[1]) is kind)
+        with _naming(name):
+            frameworks[kind] = get_framework(_not_a_name(tensor))
+    return frameworks
+
+
+def _grouped(
+    tensors: dict[str, Any], frameworks: Mapping[type, Framework]
+) -> dict[Framework, dict[str, Any]]:
+    if len(set(frameworks.values())) == 1:
+        [framework, *_] = frameworks.values()
+        return {framework: tensors}
+    groups: dict[Framework, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(frameworks[type(tensor)], {})[name] = tensor
+    return groups
+
+
+def _described(framework: Framework, group: Mapping[str, Any]) -> list[TensorSpec]:
+    try:
+        return framework.describe_all(group.values())
+    except (InvalidInputError, UnsupportedDtypeError) as error:
+        refused = error
+    for name, tensor in group.items():
+        with _naming(name):
+            framework.describe(tensor)
+    raise refused
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let errors inside a block say which tensor they are about."""
+    try:
+        yield
+    except UnsupportedDtypeError as error:
+        error.tensor = name
+        raise
+    except (FrameworkNotFoundError, InvalidInputError) as error:
+        error.args = (f"tensor {name!r}: {error}",)
+        raise
 
 
 def _not_a_name(tensor: object) -> object:

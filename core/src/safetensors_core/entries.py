@@ -2,27 +2,128 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from functools import partial
+from itertools import islice, pairwise
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from safetensors_core import collector
-from safetensors_core.description import DescribedTensor, describe_tensors
+from safetensors_core.description import DescribedTensors, describe_tensors
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError
-from safetensors_core.framework import Framework, TensorSpec
+from safetensors_core.framework import TensorSpec
 from safetensors_core.header import TensorInfo
-from safetensors_core.layout import check_name, lay_out
+from safetensors_core.layout import check_name
 from safetensors_core.sources.file import MAX_BUFFERS
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Entry", "Output", "PreparedFile", "collect_entries", "describe_entries", "prepare_file"]
+__all__ = [
+    "Contents",
+    "Entry",
+    "StreamedTensors",
+    "WholeTensors",
+    "collect_entries",
+    "describe_entries",
+]
 
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
+
+
+class Contents(Protocol):
+    """Tensors to write, whose bytes are produced when they are asked for.
+
+    Example:
+        >>> list(WholeTensors(describe_tensors({})).batches({}))
+        []
+    """
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor, by name.
+
+        Example:
+            >>> dict(describe_entries({}).specs)
+            {}
+        """
+
+    def batches(self, infos: Mapping[str, TensorInfo]) -> Iterator[list[memoryview]]:
+        """The bytes of tensors, small ones gathered so that few calls write them.
+
+        Args:
+            infos: Which tensors, in the order of their offsets, which begin at 0.
+
+        Yields:
+            Buffers of bytes, not empty, as many as one system call takes. The list is to be
+            emptied before the next one is asked for: then no more than one is in memory.
+
+        Raises:
+            InvalidInputError: A tensor has more or fewer bytes than its description says.
+
+        Example:
+            >>> list(describe_entries({}).batches({}))
+            []
+        """
+
+
+class WholeTensors(NamedTuple):
+    """Tensors of frameworks, of which each gives its bytes as one buffer.
+
+    Attributes:
+        described: The tensors, and what is known of them.
+
+    Example:
+        >>> WholeTensors(describe_tensors({"w": np.zeros(3)})).specs["w"].nbytes
+        24
+    """
+
+    described: DescribedTensors
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor, by name.
+
+        Example:
+            >>> list(WholeTensors(describe_tensors({"w": np.zeros(3)})).specs)
+            ['w']
+        """
+        return self.described.specs
+
+    def batches(self, infos: Mapping[str, TensorInfo]) -> Iterator[list[memoryview]]:
+        """The bytes of tensors, in the order of the file.
+
+        Example:
+            >>> infos = {"w": TensorInfo(Dtype.U8, (2,), (0, 2))}
+            >>> tensors = WholeTensors(describe_tensors({"w": np.array([97, 98], np.uint8)}))
+            >>> [bytes(view) for batch in tensors.batches(infos) for view in batch]
+            [b'ab']
+        """
+        names: list[str] = []
+        ends = [0]
+        for name, info in infos.items():
+            end = info.data_offsets[1]
+            if end > ends[-1]:
+                names.append(name)
+                ends.append(end)
+        buffers = self.described.buffers(names)
+        first = 0
+        while first < len(names):
+            fitting = bisect_right(ends, ends[first] + _BATCH, first) - 1
+            after = max(first + 1, min(fitting, first + MAX_BUFFERS))
+            batch = [memoryview(buffer) for buffer in islice(buffers, after - first)]
+            sizes = [end - begin for begin, end in pairwise(ends[first : after + 1])]
+            given = [view.nbytes for view in batch]
+            if given != sizes:
+                wrong = next(i for i, size in enumerate(sizes) if given[i : i + 1] != [size])
+                name = names[first + wrong]
+                raise _wrong_size(name, infos[name], sum(given[wrong : wrong + 1]))
+            # In place: while this waits, only whoever writes the batch keeps it.
+            batch[:] = [view.cast("B") for view in batch]
+            yield batch
+            del batch
+            first = after
 
 
 class Entry(NamedTuple):
@@ -33,7 +134,6 @@ class Entry(NamedTuple):
         chunks: A function that yields its bytes in C order, little-endian.
 
     Example:
-        >>> from safetensors_core import Dtype, TensorSpec
         >>> Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"]).spec.nbytes
         3
     """
@@ -42,156 +142,61 @@ class Entry(NamedTuple):
     chunks: Callable[[], Iterable[Buffer]]
 
 
-class Output(Protocol):
-    """What the bytes of a file are handed to, from the first to the last.
-
-    Example:
-        >>> from safetensors_core.replacement import ReplacementFile
-        >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as output:
-        ...     output.write([memoryview(b"abc")])
-    """
-
-    def naming(self) -> AbstractContextManager[None]:
-        """Let errors of the storage inside a block name the location that the user gave.
-
-        Example:
-            >>> from safetensors_core.replacement import ReplacementFile
-            >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as file, file.naming():
-            ...     file.reserve(10)
-        """
-
-    def reserve(self, nbytes: int) -> None:
-        """Make ready for so many bytes in all.
-
-        Example:
-            >>> from safetensors_core.replacement import ReplacementFile
-            >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as output:
-            ...     output.reserve(3)
-        """
-
-    def write(self, views: list[memoryview]) -> None:
-        """Append buffers of bytes, all of them.
-
-        Example:
-            >>> from safetensors_core.replacement import ReplacementFile
-            >>> with ReplacementFile(tmp_path / "a.bin", fsync=True) as output:
-            ...     output.write([memoryview(b"ab"), memoryview(b"c")])
-        """
-
-
-class PreparedFile(NamedTuple):
-    """A file of which all is known but the bytes of the tensors.
+class StreamedTensors(NamedTuple):
+    """Tensors whose bytes are produced one chunk at a time.
 
     Attributes:
-        beginning: Its first bytes, up to the data.
-        infos: The tensors in the order of the file.
         entries: What is known of each.
 
     Example:
-        >>> prepare_file({}, None, 8).nbytes
-        16
+        >>> entry = Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"])
+        >>> StreamedTensors({"w": entry}).specs["w"].nbytes
+        3
     """
 
-    beginning: bytes
-    infos: dict[str, TensorInfo]
     entries: Mapping[str, Entry]
 
     @property
-    def nbytes(self) -> int:
-        """Size of the file in bytes.
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor, by name.
 
         Example:
-            >>> prepare_file({}, {"by": "me"}, 8).nbytes
-            40
+            >>> dict(StreamedTensors({}).specs)
+            {}
         """
-        last = next(reversed(self.infos.values())).data_offsets[1] if self.infos else 0
-        return len(self.beginning) + last
+        return {name: entry.spec for name, entry in self.entries.items()}
 
-    def write_to(self, output: Output) -> None:
-        """Hand the file to an output.
-
-        Args:
-            output: Where it goes.
-
-        Raises:
-            InvalidInputError: A tensor yields more or fewer bytes than its spec says.
-            OSError: The storage refuses.
+    def batches(self, infos: Mapping[str, TensorInfo]) -> Iterator[list[memoryview]]:
+        """The chunks of tensors, in the order of the file.
 
         Example:
-            >>> from safetensors_core.replacement import ReplacementFile
-            >>> with ReplacementFile(tmp_path / "empty.safetensors", fsync=True) as output:
-            ...     prepare_file({}, None, 8).write_to(output)
+            >>> entry = Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"ab", b"c"])
+            >>> infos = {"w": TensorInfo(Dtype.U8, (3,), (0, 3))}
+            >>> [len(batch) for batch in StreamedTensors({"w": entry}).batches(infos)]
+            [2]
         """
-        with output.naming():
-            output.reserve(self.nbytes)
-        batches = self._batches()
-        while batch := _next_batch(batches):
-            with output.naming():
-                output.write(batch)
-            batch.clear()  # before the next chunk is made
-
-    def chunks(self) -> Iterator[memoryview]:
-        """The bytes of the tensors, in the order of the file.
-
-        Example:
-            >>> list(prepare_file({}, None, 8).chunks())
-            []
-        """
-        for name, info in self.infos.items():
-            yield from _checked_chunks(name, info, self.entries[name])
-
-    def _batches(self) -> Iterator[list[memoryview]]:
-        """Chunks in the order of the file, small ones gathered so that few calls write them."""
-        batch = [memoryview(self.beginning)]
-        nbytes = len(self.beginning)
-        for chunk in self.chunks():
-            batch.append(chunk)
-            nbytes += len(chunk)
-            del chunk  # only the batch keeps it, and lets go of it
-            if nbytes >= _BATCH or len(batch) == MAX_BUFFERS:
-                yield batch
-                batch, nbytes = [], 0
+        batch: list[memoryview] = []
+        nbytes = 0
+        for name, info in infos.items():
+            for chunk in _checked_chunks(name, info, self.entries[name].chunks):
+                batch.append(chunk)
+                nbytes += len(chunk)
+                del chunk  # only the batch keeps it, and lets go of it
+                if nbytes >= _BATCH or len(batch) == MAX_BUFFERS:
+                    yield batch
+                    batch, nbytes = [], 0
         if batch:
             yield batch
 
 
-def prepare_file(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str] | None, alignment: int
-) -> PreparedFile:
-    """Find where everything goes in a file.
-
-    Args:
-        entries: Tensors by name.
-        metadata: Strings by name; None for no metadata.
-        alignment: The data begins at a multiple of this many bytes.
-
-    Returns:
-        The file, of which nothing is written yet.
-
-    Raises:
-        InvalidInputError: A name, a metadata value, a shape or `alignment` cannot be saved.
-
-    Example:
-        >>> from safetensors_core import Dtype, TensorSpec
-        >>> entry = Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"])
-        >>> list(prepare_file({"a": entry}, None, 8).infos)
-        ['a']
-    """
-    # A collection walks all that a program has: with TensorFlow loaded, a quarter of a second.
-    with collector.paused():
-        specs = {name: entry.spec for name, entry in entries.items()}
-        beginning, infos = lay_out(specs, metadata, alignment)
-    return PreparedFile(beginning, infos, entries)
-
-
-def describe_entries(tensors: Mapping[str, Any]) -> dict[str, Entry]:
+def describe_entries(tensors: Mapping[str, Any]) -> WholeTensors:
     """Describe every tensor and let each framework refuse what cannot be saved together.
 
     Args:
         tensors: Tensors by name, of any installed framework, also mixed.
 
     Returns:
-        The same names, in the same order.
+        The tensors with what is known of them.
 
     Raises:
         InvalidInputError: A tensor cannot be saved, or not together with another.
@@ -199,37 +204,32 @@ def describe_entries(tensors: Mapping[str, Any]) -> dict[str, Entry]:
         PluginError: No installed plugin takes one of the tensors.
 
     Example:
-        >>> describe_entries({"w": np.zeros(3)})["w"].spec.nbytes
+        >>> describe_entries({"w": np.zeros(3)}).specs["w"].nbytes
         24
     """
-    groups: dict[Framework, dict[str, Any]] = {}
-    entries: dict[str, Entry] = {}
+    described = describe_tensors(tensors)
     with collector.paused():
-        for name, known in describe_tensors(tensors).items():
-            groups.setdefault(known.framework, {})[name] = known.tensor
-            entries[name] = Entry(known.spec, partial(_whole, known))
-    for framework, group in groups.items():
-        framework.check_saveable(group)
-    return entries
+        for framework, group in described.groups.items():
+            framework.check_saveable(group)
+    return WholeTensors(described)
 
 
 def collect_entries(
     entries: Iterable[tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]],
-) -> dict[str, Entry]:
+) -> StreamedTensors:
     """Take in the names and specs of tensors whose bytes are produced later.
 
     Args:
         entries: Name, dtype and shape, and a callable that yields the tensor's bytes.
 
     Returns:
-        The tensors by name, in the same order.
+        The tensors, in the same order.
 
     Raises:
         InvalidInputError: An entry is no such triple, or a name occurs twice.
 
     Example:
-        >>> from safetensors_core import Dtype, TensorSpec
-        >>> list(collect_entries([("w", TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"])]))
+        >>> list(collect_entries([("w", TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"])]).specs)
         ['w']
     """
     collected: dict[str, Entry] = {}
@@ -237,8 +237,8 @@ def collect_entries(
         name, spec, chunks = _checked_entry(entry)
         if name in collected:
             raise InvalidInputError(f"tensor {name!r} occurs twice")
-        collected[name] = Entry(spec, partial(_settled, name, chunks))
-    return collected
+        collected[name] = Entry(spec, chunks)
+    return StreamedTensors(collected)
 
 
 def _checked_entry(entry: Any) -> tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]:
@@ -256,8 +256,17 @@ def _checked_entry(entry: Any) -> tuple[str, TensorSpec, Callable[[], Iterable[B
     )
 
 
-def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buffer]:
-    """Chunks that stay as they are while the next is produced, in the same buffer maybe."""
+def _checked_chunks(
+    name: str, info: TensorInfo, chunks: Callable[[], Iterable[Buffer]]
+) -> Iterator[memoryview]:
+    """A tensor's bytes, which must be as many as its entry in the header says.
+
+    They stay as they are while the next are produced, in the same buffer maybe.
+    """
+    expected = info.nbytes
+    if expected == 0:
+        return
+    given = 0
     for chunk in chunks():
         try:
             view = memoryview(chunk)
@@ -267,40 +276,22 @@ def _settled(name: str, chunks: Callable[[], Iterable[Buffer]]) -> Iterator[Buff
             ) from None
         if not view.c_contiguous:
             raise InvalidInputError(f"tensor {name!r}: its bytes must be contiguous")
-        # A large chunk is written before the next one is asked for.
-        yield view if isinstance(chunk, bytes) or view.nbytes >= _BATCH else bytes(view)
-        del chunk, view
-
-
-def _whole(tensor: DescribedTensor) -> tuple[Buffer]:
-    return (tensor.to_buffer(),)
-
-
-def _next_batch(batches: Iterator[list[memoryview]]) -> list[memoryview] | None:
-    """The next batch, made while the collector does not look for garbage among its parts."""
-    with collector.paused():
-        return next(batches, None)
-
-
-def _checked_chunks(name: str, info: TensorInfo, entry: Entry) -> Iterator[memoryview]:
-    """A tensor's bytes, which must be as many as its entry in the header says."""
-    expected = info.nbytes
-    if expected == 0:
-        return
-    given = 0
-    for chunk in entry.chunks():
-        view = memoryview(chunk)
         if view.nbytes == 0:
             continue
         given += view.nbytes
         if given > expected:
             break
-        if view.format != "B" or view.ndim != 1:
-            view = view.cast("B")
-        yield view
+        # A large chunk is written before the next one is asked for.
+        if view.nbytes < _BATCH and not isinstance(chunk, bytes):
+            view = memoryview(bytes(view))
+        yield view.cast("B")
         del chunk, view
     if given != expected:
-        raise InvalidInputError(
-            f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} has "
-            f"{expected:,} bytes, but {'more' if given > expected else f'only {given:,}'} came"
-        )
+        raise _wrong_size(name, info, given)
+
+
+def _wrong_size(name: str, info: TensorInfo, given: int) -> InvalidInputError:
+    return InvalidInputError(
+        f"tensor {name!r}: {info.dtype} of shape {list(info.shape)} has {info.nbytes:,} bytes, "
+        f"but {'more' if given > info.nbytes else f'only {given:,}'} came"
+    )

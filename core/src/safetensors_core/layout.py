@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import HeaderError, InvalidInputError
@@ -38,8 +39,7 @@ def lay_out(
         >>> {name: info.data_offsets for name, info in infos.items()}
         {'b': (0, 4), 'a': (4, 7)}
     """
-    for name in specs:
-        check_name(name)
+    _check_names(specs)
     check_metadata(metadata)
     # 8.0 equals 8 and is none of them: a float would make lengths that are floats.
     if type(alignment) is not int or alignment not in _ALIGNMENTS:
@@ -47,23 +47,24 @@ def lay_out(
             f"alignment {alignment!r} is not a power of two from 8 to {_ALIGNMENTS[-1]}"
         )
     by_dtype: dict[Dtype, list[str]] = {}
-    for name, spec in specs.items():
-        by_dtype.setdefault(spec.dtype, []).append(name)
-    infos: dict[str, TensorInfo] = {}
-    sizes: dict[tuple[Dtype, tuple[int, ...]], int] = {}
-    position = 0
-    for dtype in sorted(by_dtype, key=lambda dtype: dtype.rank, reverse=True):
-        for name in sorted(by_dtype[dtype]):
-            shape = specs[name].shape
-            nbytes = sizes.get((dtype, shape))
-            if nbytes is None:
-                try:
-                    nbytes = sizes[dtype, shape] = data_nbytes(name, dtype, shape)
-                except HeaderError as error:
-                    raise InvalidInputError(error.detail) from None
-            end = position + nbytes
-            infos[name] = TensorInfo(dtype, shape, (position, end))
-            position = end
+    for name in sorted(specs):
+        by_dtype.setdefault(specs[name].dtype, []).append(name)
+    ranked = sorted(by_dtype, key=lambda dtype: dtype.rank, reverse=True)
+    names = [name for dtype in ranked for name in by_dtype[dtype]]
+    ordered = [specs[name] for name in names]
+    ends = list(accumulate(_sizes(names, ordered)))
+    infos = dict(
+        zip(
+            names,
+            map(
+                TensorInfo,
+                [spec.dtype for spec in ordered],
+                [spec.shape for spec in ordered],
+                pairwise([0, *ends]),
+            ),
+            strict=True,
+        )
+    )
     beginning = encode_header(infos, metadata, alignment=alignment)
     if len(beginning) - 8 > MAX_HEADER:
         warnings.warn(
@@ -72,6 +73,31 @@ def lay_out(
             stacklevel=4,
         )
     return beginning, infos
+
+
+def _sizes(names: list[str], specs: list[TensorSpec]) -> list[int]:
+    """Bytes of tensors. Of thousands, most are like others."""
+    known: dict[TensorSpec, int] = {}
+    for name, spec in zip(names, specs, strict=True):
+        if spec not in known:
+            try:
+                known[spec] = data_nbytes(name, spec.dtype, spec.shape)
+            except HeaderError as error:
+                raise InvalidInputError(error.detail) from None
+    return [known[spec] for spec in specs]
+
+
+def _check_names(names: Mapping[str, object]) -> None:
+    """Refuse what cannot be names, all at once where nothing is wrong."""
+    try:
+        "".join(names).encode()
+    except (TypeError, UnicodeEncodeError):
+        pass
+    else:
+        if "__metadata__" not in names:
+            return
+    for name in names:
+        check_name(name)
 
 
 def check_name(name: object) -> None:

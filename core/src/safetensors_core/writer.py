@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from safetensors_core.entries import Entry, collect_entries, describe_entries, prepare_file
+from safetensors_core.entries import Contents, collect_entries, describe_entries
+from safetensors_core.prepared_file import WrittenBytes, prepare_file
 from safetensors_core.remote_writing import RemoteFile
 from safetensors_core.replacement import ReplacementFile
 from safetensors_core.sources.local import check_path, is_url, without_scheme
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from safetensors_core.framework import TensorSpec
+    from safetensors_core.progress import Progress
 
 __all__ = ["save", "save_file", "save_stream", "stream_to_bytes"]
 
@@ -28,6 +31,7 @@ def save_file(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Save tensors to a file, whole or not at all.
 
@@ -45,6 +49,8 @@ def save_file(
             power cut soon afterwards can leave a file with wrong values. Has no meaning for a
             URL.
         storage_options: Settings of the storage system, for a URL.
+        progress: Called with the bytes of the file that are written and the bytes of all, after
+            every part that was; an exception of it ends the save, and the previous file stays.
 
     Raises:
         InvalidInputError: A name, a metadata value, a tensor or `alignment` cannot be saved.
@@ -56,9 +62,14 @@ def save_file(
     Example:
         >>> save_file({"w": np.zeros((2, 3))}, tmp_path / "model.safetensors", {"step": "100"})
     """
-    entries = describe_entries(tensors)
     _write_file(
-        entries, filename, metadata, alignment, fsync=fsync, storage_options=storage_options
+        describe_entries(tensors),
+        filename,
+        metadata,
+        alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+        progress=progress,
     )
 
 
@@ -90,18 +101,6 @@ def save(
     return _to_bytes(describe_entries(tensors), metadata, alignment)
 
 
-def _to_bytes(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str] | None, alignment: int
-) -> bytes:
-    file = prepare_file(entries, metadata, alignment)
-    output = io.BytesIO()
-    output.write(file.beginning)
-    for chunk in file.chunks():
-        output.write(chunk)
-        del chunk  # before the next one is made
-    return output.getvalue()
-
-
 def save_stream(
     entries: Iterable[tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]],
     filename: str | os.PathLike[str],
@@ -110,6 +109,7 @@ def save_stream(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Save tensors whose bytes are produced one chunk at a time, without holding them.
 
@@ -125,6 +125,8 @@ def save_stream(
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk. Has no meaning for a URL.
         storage_options: Settings of the storage system, for a URL.
+        progress: Called with the bytes of the file that are written and the bytes of all, after
+            every part that was; an exception of it ends the save, and the previous file stays.
 
     Raises:
         InvalidInputError: An entry cannot be saved, occurs twice, or yields more or fewer
@@ -140,9 +142,14 @@ def save_stream(
         >>> path.stat().st_size
         1024080
     """
-    collected = collect_entries(entries)
     _write_file(
-        collected, filename, metadata, alignment, fsync=fsync, storage_options=storage_options
+        collect_entries(entries),
+        filename,
+        metadata,
+        alignment,
+        fsync=fsync,
+        storage_options=storage_options,
+        progress=progress,
     )
 
 
@@ -174,19 +181,45 @@ def stream_to_bytes(
     return _to_bytes(collect_entries(entries), metadata, alignment)
 
 
+def _to_bytes(contents: Contents, metadata: Mapping[str, str] | None, alignment: int) -> bytes:
+    file = prepare_file(contents, metadata, alignment)
+    output = _Memory()
+    file.write_to(output, WrittenBytes(None, file.nbytes))
+    return output.bytes.getvalue()
+
+
+class _Memory:
+    """An output that becomes one `bytes` object."""
+
+    def __init__(self) -> None:
+        self.bytes = io.BytesIO()
+
+    def naming(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def reserve(self, nbytes: int) -> None:
+        # Zeros cost nothing until they are written to, and with nobody else to hold them, BytesIO
+        # takes them as its own memory: neither growing nor the end makes a copy.
+        self.bytes = io.BytesIO(bytes(nbytes))
+
+    def write(self, views: list[memoryview]) -> None:
+        self.bytes.writelines(views)
+
+
 def _write_file(
-    entries: Mapping[str, Entry],
+    contents: Contents,
     filename: str | os.PathLike[str],
     metadata: Mapping[str, str] | None,
     alignment: int,
     *,
     fsync: bool,
     storage_options: Mapping[str, Any] | None,
+    progress: Progress | None,
 ) -> None:
     check_path(filename)
-    file = prepare_file(entries, metadata, alignment)
+    file = prepare_file(contents, metadata, alignment)
     with _output(filename, fsync, storage_options) as output:
-        file.write_to(output)
+        file.write_to(output, WrittenBytes(progress, file.nbytes))
 
 
 def _output(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors_core.checkpoint.local_folder import LocalFolder
 from safetensors_core.checkpoint.remote_folder import RemoteFolder
 from safetensors_core.checkpoint.shard_plan import FilePattern, plan_shards
-from safetensors_core.entries import Entry, collect_entries, describe_entries, prepare_file
+from safetensors_core.entries import Contents, collect_entries, describe_entries
+from safetensors_core.prepared_file import WrittenBytes, prepare_file
 from safetensors_core.shards.index import ShardIndex, encode_index
 from safetensors_core.sources.local import check_path, is_url, without_scheme
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from safetensors_core.framework import TensorSpec
+    from safetensors_core.progress import Progress
 
 __all__ = ["save_checkpoint", "write_checkpoint"]
 
@@ -31,6 +33,7 @@ def save_checkpoint(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> ShardIndex:
     """Save tensors to a folder, in as many files as their size needs, whole or not at all.
 
@@ -49,6 +52,8 @@ def save_checkpoint(
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the files are on disk. Has no meaning for a URL.
         storage_options: Settings of the storage system, for a URL.
+        progress: Called with the bytes of all files that are written and the bytes of all, after
+            every part that was; an exception of it ends the save, and the old checkpoint stays.
 
     Returns:
         Which file holds which tensor. Of a checkpoint of one file, no index is written.
@@ -74,6 +79,7 @@ def save_checkpoint(
         alignment=alignment,
         fsync=fsync,
         storage_options=storage_options,
+        progress=progress,
     )
 
 
@@ -87,6 +93,7 @@ def write_checkpoint(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> ShardIndex:
     """Save a checkpoint of tensors whose bytes are produced one chunk at a time.
 
@@ -100,6 +107,8 @@ def write_checkpoint(
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the files are on disk. Has no meaning for a URL.
         storage_options: Settings of the storage system, for a URL.
+        progress: Called with the bytes of all files that are written and the bytes of all, after
+            every part that was; an exception of it ends the save, and the old checkpoint stays.
 
     Returns:
         Which file holds which tensor. Of a checkpoint of one file, no index is written.
@@ -124,11 +133,12 @@ def write_checkpoint(
         alignment=alignment,
         fsync=fsync,
         storage_options=storage_options,
+        progress=progress,
     )
 
 
 def _write(
-    entries: Mapping[str, Entry],
+    contents: Contents,
     folder: str | os.PathLike[str],
     max_shard_size: int | str,
     metadata: Mapping[str, str] | None,
@@ -137,19 +147,21 @@ def _write(
     alignment: int,
     fsync: bool,
     storage_options: Mapping[str, Any] | None,
+    progress: Progress | None,
 ) -> ShardIndex:
     check_path(folder)
-    sizes = {name: entry.spec.nbytes for name, entry in entries.items()}
+    sizes = {name: spec.nbytes for name, spec in contents.specs.items()}
     plan = plan_shards(sizes, max_shard_size, filename_pattern)
     files = {
-        file: prepare_file({name: entries[name] for name in names}, metadata, alignment)
+        file: prepare_file(contents, metadata, alignment, names)
         for file, names in plan.files.items()
     }
     index = plan.make_index(metadata)
+    written = WrittenBytes(progress, sum(file.nbytes for file in files.values()))
     with _opened(folder, plan.pattern, fsync, storage_options) as target:
         for name, prepared in files.items():
             with target.new_file(name) as output:
-                prepared.write_to(output)
+                prepared.write_to(output, written)
         if plan.is_sharded:
             with target.new_file(plan.pattern.index) as output, output.naming():
                 output.write([memoryview(encode_index(index))])
