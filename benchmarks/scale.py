@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.growth import LINEAR, steepest
 from benchmarks.machine import describe_machine
+from benchmarks.plot import draw, require_matplotlib
 from benchmarks.scale_works import WORKS, Axis, Side, Work, write_file
 
 __all__ = ["SIZES", "main", "measure", "table"]
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         Exit status: 0 if all of ours was measured, whatever it shows; 1 if something of it failed.
     """
     options = _parser().parse_args(arguments)
+    if options.plot:
+        require_matplotlib()
     document: dict[str, Any] = {"kind": "scale"}
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as folder:
         document["date"] = datetime.now(timezone.utc).date().isoformat()
@@ -54,8 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
                 Path(options.json).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     print(table(document))
     if options.plot:
-        from benchmarks.plot import draw
-
         draw(document, options.plot)
     return int(any("failed" in s for s in document["series"] if s["side"] == "ours"))
 
