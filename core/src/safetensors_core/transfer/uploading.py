@@ -1,0 +1,135 @@
+"""Reading tensors onto a device: the file is read by threads while what was read is copied."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safetensors_core.background import Workers
+from safetensors_core.header import TensorInfo
+from safetensors_core.sources import ByteSource
+from safetensors_core.threads import worker_count
+from safetensors_core.transfer.accelerator import Accelerator
+from safetensors_core.transfer.plan import Chunk, Plan, plan_upload
+from safetensors_core.transfer.ring import Ring, Slot, ring_for
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["Uploaded", "upload"]
+
+
+class Uploaded(NamedTuple):
+    """Where a tensor lies on a device.
+
+    Attributes:
+        block: Memory of the device, which several tensors share.
+        begin: First byte of the tensor in the block.
+        end: Byte after the last one.
+
+    Example:
+        >>> Uploaded(bytearray(8), 0, 4).end
+        4
+    """
+
+    block: Any
+    begin: int
+    end: int
+
+
+def upload(
+    source: ByteSource, infos: Mapping[str, TensorInfo], accelerator: Accelerator
+) -> dict[str, Uploaded]:
+    """Read tensors onto a device, without holding all of them on the host.
+
+    Threads read the file into pinned memory, in its order. The calling thread has each piece
+    copied as soon as it is read. It does not wait for the copies: what the program asks the device
+    to do afterwards does.
+
+    Args:
+        source: Where the bytes are.
+        infos: The tensors, with the offsets of the header.
+        accelerator: The device.
+
+    Returns:
+        Where each tensor lies that is not empty.
+
+    Raises:
+        OSError: The storage failed. The reads that have not begun are given up.
+        InvalidInputError: An environment variable that sets memory or threads is not valid.
+
+    Example:
+        >>> from safetensors_core.sources import FileSource
+        >>> from safetensors_core.transfer.host import HostAccelerator
+        >>> source = FileSource(model_path)
+        >>> infos = source.read_header().tensors
+        >>> block, begin, end = upload(source, infos, HostAccelerator())["weight"]
+        >>> np.frombuffer(block[begin:end], np.float32)
+        array([0., 1., 2., 3., 4., 5.], dtype=float32)
+    """
+    ring = ring_for(accelerator)
+    plan = plan_upload(infos, source.header.data_start)
+    blocks = [accelerator.new_block(nbytes) for nbytes in plan.blocks]
+    try:
+        _fill(blocks, plan, source, accelerator, ring)
+    finally:
+        # Also after an error: the blocks must not be used again while copies to them run.
+        accelerator.join()
+    return {
+        name: Uploaded(blocks[number], begin, end)
+        for name, (number, begin, end) in plan.places.items()
+    }
+
+
+class _Read(NamedTuple):
+    """A chunk that is being read."""
+
+    chunk: Chunk
+    slot: Slot
+    future: Future[None]
+
+
+def _fill(
+    blocks: list[Any], plan: Plan, source: ByteSource, accelerator: Accelerator, ring: Ring
+) -> None:
+    count = worker_count()
+    under_way: deque[_Read] = deque()
+
+    def copy_oldest() -> None:
+        chunk, slot, future = under_way.popleft()
+        future.result()
+        slot.ticket = accelerator.upload(
+            slot.pinned, chunk.begin, chunk.end, blocks[chunk.block], chunk.at
+        )
+
+    with Workers(partial(_read, source), count) as readers:
+        try:
+            for chunk in plan.chunks():
+                while under_way and (len(under_way) > count or under_way[0].future.done()):
+                    copy_oldest()
+                # Who holds slots does not wait for others, which could wait for these.
+                while (slot := ring.take(accelerator, wait=not under_way)) is None:
+                    copy_oldest()
+                under_way.append(_Read(chunk, slot, readers.submit((chunk, slot))))
+                del slot
+            while under_way:
+                copy_oldest()
+        finally:
+            # An error keeps what its frames refer to. What still reads keeps its slot itself.
+            under_way.clear()
+
+
+def _read(source: ByteSource, job: tuple[Chunk, Slot]) -> None:
+    chunk, slot = job
+    view = slot.pinned.view
+    try:
+        if len(chunk.reads) == 1:  # by this thread alone: there are others for the other chunks
+            [(offset, begin, end)] = chunk.reads
+            source.read_into(offset, view[begin:end])
+        else:
+            source.read_ranges([(offset, view[begin:end]) for offset, begin, end in chunk.reads])
+    except BaseException:
+        slot.give_back()  # the error's frames refer to it
+        raise
