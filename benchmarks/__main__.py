@@ -1,4 +1,8 @@
-"""`python -m benchmarks`: compare with the reference implementation on this machine."""
+"""`python -m benchmarks`: compare with peers, and with what this machine can do at most.
+
+Other commands install peers and work with the documents that runs write:
+`python -m benchmarks {run,scale,peers,compare,table,plot} --help`.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +11,106 @@ import fnmatch
 import json
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, DEVICE_CASES, TARGET_CASES, Case
+from benchmarks.compare import compare, regressions
+from benchmarks.devices import device_is_there
 from benchmarks.frameworks import FRAMEWORKS
 from benchmarks.machine import describe_machine
-from benchmarks.report import document, heading, listing, machine_lines, row
-from benchmarks.runner import BenchmarkError, run_case
+from benchmarks.peers import install_peers
+from benchmarks.report import case_lines, document, heading, listing, machine_lines, markdown
+from benchmarks.runner import BenchmarkError, Outcome, run_case
 
 __all__ = ["main"]
+
+_SUITES = {"all": CASES, "targets": TARGET_CASES, "device": DEVICE_CASES}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        arguments: What follows the program's name; the process's own by default.
+        arguments: What follows the program's name; the process's own by default. Without the name
+            of a command, `run` is meant.
 
     Returns:
-        Exit status: 0 if all cases ran, whether or not they met their targets; 1 if one failed;
-        2 if no case has such a name.
+        Exit status: 0 if all went well, whether or not targets were met; 1 if a case or a side of
+        one failed, or a comparison found more than it was to accept; 2 if no case has such a name.
     """
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {
+        "run": _run,
+        "scale": _scale,
+        "peers": _peers,
+        "compare": _compare,
+        "table": _table,
+        "plot": _plot,
+    }
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    options = _run_parser().parse_args(arguments)
     patterns = options.case or ["*"]
-    cases = [c for c in CASES if any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
+    suite = _SUITES[options.suite]
+    cases = [c for c in suite if any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
     if not cases:
         print(f"no case is called {' or '.join(patterns)}; see --list", file=sys.stderr)
         return 2
     if options.list:
         print(listing(cases))
         return 0
-    settings = {"repeat": options.repeat, "scale": options.scale}
-    outcomes = []
-    failed = False
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as folder:
-        frameworks = [name for name in FRAMEWORKS if any(c.framework == name for c in cases)]
-        machine = describe_machine(folder, frameworks)
-        print(machine_lines(machine, settings), "", heading(), sep="\n", flush=True)
-        for case in cases:
-            try:
-                outcome = run_case(case, folder, scale=options.scale, repeat=options.repeat)
-            except BenchmarkError as error:
-                print(error, file=sys.stderr, flush=True)
-                failed = True
-                continue
-            print(row(outcome), flush=True)
-            outcomes.append(outcome)
-            if options.json:  # each time, so that an interrupted run leaves what it has measured
-                text = json.dumps(document(machine, settings, outcomes), indent=2)
-                Path(options.json).write_text(text + "\n", "utf-8")
+        return _measure(cases, folder, options)
+
+
+def _measure(cases: list[Case], folder: str, options: argparse.Namespace) -> int:
+    date = datetime.now(timezone.utc).date().isoformat()
+    frameworks = [name for name in FRAMEWORKS if any(c.framework == name for c in cases)]
+    machine = describe_machine(folder, frameworks)
+    settings = {"repeat": options.repeat, "scale": options.scale}
+    outcomes: list[Outcome] = []
+    skipped: dict[str, str] = {}
+    failed = False
+
+    def so_far() -> dict[str, Any]:
+        return document(date, machine, settings, outcomes, skipped)
+
+    if any(case.work.device != "cpu" for case in cases) and not device_is_there():
+        why = "skipped: PyTorch finds no CUDA device"
+        skipped |= {case.name: why for case in cases if case.work.device != "cpu"}
+        cases = [case for case in cases if case.name not in skipped]
+    print(*machine_lines(so_far()), *(f"{n}: {w}" for n, w in skipped.items()), sep="\n")
+    print("", heading(), sep="\n", flush=True)
+    for case in cases:
+        try:
+            outcome = run_case(case, folder, scale=options.scale, repeat=options.repeat)
+        except BenchmarkError as error:
+            print(error, file=sys.stderr, flush=True)
+            failed = True
+            continue
+        outcomes.append(outcome)
+        failed |= bool(outcome.failed)
+        run = so_far()
+        print(case_lines(run["cases"][-1], run["sides"]), flush=True)
+        if options.json:  # each time, so that an interrupted run leaves what it has measured
+            Path(options.json).write_text(json.dumps(run, indent=1) + "\n", "utf-8")
     return int(failed)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+def _run_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks run", description=__doc__)
+    parser.add_argument(
+        "--suite",
+        choices=_SUITES,
+        default="all",
+        help="targets: what the project has promised; device: loads to a CUDA device",
+    )
     parser.add_argument(
         "--case",
         metavar="PATTERN",
@@ -73,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="FILE", help="write every sample to a file as well")
     parser.add_argument(
-        "--folder", help="where to put a temporary folder of 2.3 GB (default: the system's)"
+        "--folder", help="where to put a temporary folder of 6 GB (default: the system's)"
     )
     parser.add_argument(
         "--scale",
@@ -82,6 +132,73 @@ def _parser() -> argparse.ArgumentParser:
         help="part of each checkpoint to use; less than 1 only shows that the cases run",
     )
     return parser
+
+
+def _scale(arguments: list[str]) -> int:
+    from benchmarks import scale
+
+    return scale.main(arguments)
+
+
+def _peers(arguments: list[str]) -> int:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks peers",
+        description="Install peers in folders of their own, where the environment has them not.",
+    ).parse_args(arguments)
+    return install_peers()
+
+
+def _compare(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks compare", description="Compare two runs, case by case."
+    )
+    parser.add_argument("before", type=_document, metavar="A.json")
+    parser.add_argument("after", type=_document, metavar="B.json")
+    parser.add_argument(
+        "--fail-above",
+        type=float,
+        metavar="RATIO",
+        help="exit with status 1 if ours takes more than RATIO times as long as before in any "
+        "case, and no sample lies among those of before",
+    )
+    options = parser.parse_args(arguments)
+    print(compare(options.before, options.after))
+    if options.fail_above is None:
+        return 0
+    slower = regressions(options.before, options.after, options.fail_above)
+    if slower:
+        print(f"above {options.fail_above:g}x: {', '.join(slower)}", file=sys.stderr)
+    return int(bool(slower))
+
+
+def _table(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks table", description="Print a run as a table of Markdown."
+    )
+    parser.add_argument("run", type=_document, metavar="RUN.json")
+    print(markdown(parser.parse_args(arguments).run))
+    return 0
+
+
+def _plot(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks plot", description="Draw a run; needs matplotlib."
+    )
+    parser.add_argument("run", type=_document, metavar="RUN.json")
+    parser.add_argument("path", metavar="OUT.svg")
+    options = parser.parse_args(arguments)
+    from benchmarks.plot import draw
+
+    draw(options.run, options.path)
+    return 0
+
+
+def _document(path: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is no document of a run: {error}") from error
+    return found
 
 
 def _positive(text: str) -> int:

@@ -1,26 +1,30 @@
-"""The files and tensors that cases work on: the same bytes on every machine."""
+"""The tensors that cases work on: the same bytes on every machine."""
 
 from __future__ import annotations
 
 import math
-import os
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Checkpoint", "make_arrays", "path_of", "shapes", "sliced_tensor", "write_file"]
+__all__ = ["Checkpoint", "make_arrays", "nbytes", "shapes", "sliced_tensor"]
 
-Checkpoint = Literal["small", "gpt2", "large", "aligned"]
+Checkpoint = Literal["small", "many", "gpt2", "large", "aligned", "huge"]
 
-_SMALL_COUNT = 20_000
+_SMALL_COUNT = {"small": 20_000, "many": 90_000}
 _SMALL_SHAPES: list[tuple[str, tuple[int, ...]]] = [
     ("<f4", (64,)),
     ("<f2", (16, 16)),
     ("<f4", (8, 16)),
     ("<f2", (4, 4, 8)),
 ]
-_LARGE_COUNT, _LARGE_SHAPE = 13, (10_240, 1024)
+# How many tensors, their dtype and shape.
+_EQUAL: dict[str, tuple[int, str, tuple[int, ...]]] = {
+    "large": (13, "<f4", (10_240, 1024)),
+    "aligned": (13, "<f4", (10_240, 1024)),
+    "huge": (64, "<f2", (8192, 4096)),
+}
 _GPT2_LAYERS = 12
 _GPT2_LAYER: dict[str, tuple[int, ...]] = {
     "attn.bias": (1, 1, 1024, 1024),
@@ -51,31 +55,46 @@ def shapes(checkpoint: Checkpoint, scale: float) -> dict[str, tuple[str, tuple[i
     """NumPy dtype and shape of every tensor of a checkpoint; each fills whole 8-byte words.
 
     Args:
-        checkpoint: ``"small"``: 20,000 tensors of 256 or 512 bytes. ``"gpt2"``: the published
-            file of GPT-2, 160 tensors of F32, 548 MB. ``"large"``: 13 tensors of F32, 545 MB.
-            ``"aligned"``: the same tensors, in a file whose data begins at a multiple of 64 bytes.
-        scale: Part of the tensors of ``"small"``, or of the rows of the others, to keep.
+        checkpoint: ``"small"``: 20,000 tensors of 256 or 512 bytes. ``"many"``: 90,000 such.
+            ``"gpt2"``: the published file of GPT-2, 160 tensors of F32, 548 MB. ``"large"``: 13
+            tensors of F32, 545 MB. ``"aligned"``: the same tensors, in a file whose data begins at
+            a multiple of 64 bytes. ``"huge"``: 64 tensors of F16, 4.3 GB.
+        scale: Part of the small tensors, or of the rows of the others, to keep.
 
     Returns:
         Dtype and shape by name.
     """
-    if checkpoint == "small":
-        count = max(len(_SMALL_SHAPES), round(_SMALL_COUNT * scale))
+    if checkpoint in _SMALL_COUNT:
+        count = max(len(_SMALL_SHAPES), round(_SMALL_COUNT[checkpoint] * scale))
         return {
             f"model.layers.{i // 10}.part_{i % 10}.weight": _SMALL_SHAPES[i % len(_SMALL_SHAPES)]
             for i in range(count)
         }
-    if checkpoint in {"large", "aligned"}:
-        whole: dict[str, tuple[int, ...]] = {
-            f"layers.{i}.weight": _LARGE_SHAPE for i in range(_LARGE_COUNT)
-        }
+    if checkpoint in _EQUAL:
+        count, dtype, shape = _EQUAL[checkpoint]
+        whole = {f"layers.{i}.weight": shape for i in range(count)}
     else:
+        dtype = "<f4"
         whole = {
             f"h.{layer}.{name}": shape
             for layer in range(_GPT2_LAYERS)
             for name, shape in _GPT2_LAYER.items()
         } | _GPT2_ENDS
-    return {name: ("<f4", _fewer_rows(shape, scale)) for name, shape in whole.items()}
+    return {name: (dtype, _fewer_rows(shape, scale)) for name, shape in whole.items()}
+
+
+def nbytes(checkpoint: Checkpoint, scale: float) -> int:
+    """Bytes of all tensors of a checkpoint.
+
+    Args:
+        checkpoint: Which one.
+        scale: As for `shapes`.
+
+    Returns:
+        Their number.
+    """
+    tensors = shapes(checkpoint, scale).values()
+    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in tensors)
 
 
 def sliced_tensor(checkpoint: Checkpoint, scale: float) -> tuple[str, int]:
@@ -114,48 +133,6 @@ def make_arrays(checkpoint: Checkpoint, scale: float) -> dict[str, npt.NDArray[A
             part[:] = beginning[: len(part)]
         arrays[name] = array
     return arrays
-
-
-def path_of(folder: str, checkpoint: Checkpoint, scale: float) -> str:
-    """Where `write_file` puts a checkpoint.
-
-    Args:
-        folder: The folder of the run.
-        checkpoint: Which one.
-        scale: As for `shapes`.
-
-    Returns:
-        A path in the folder.
-    """
-    return os.path.join(folder, f"{checkpoint}-{scale:g}.safetensors")
-
-
-def write_file(folder: str, checkpoint: Checkpoint, scale: float) -> None:
-    """Write a checkpoint and wait until it is on disk.
-
-    The reference implementation writes it, except an aligned one, which it cannot.
-
-    Args:
-        folder: The folder of the run.
-        checkpoint: Which one; a file that exists is left as it is.
-        scale: As for `shapes`.
-    """
-    import safetensors.numpy
-
-    import safetensors_numpy
-
-    path = path_of(folder, checkpoint, scale)
-    if os.path.exists(path):
-        return
-    arrays = make_arrays(checkpoint, scale)
-    if checkpoint == "aligned":
-        safetensors_numpy.save_file(arrays, path, alignment=64)
-    else:
-        safetensors.numpy.save_file(arrays, path)
-    # Pages that are not on disk yet cannot be dropped from the page cache.
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
 
 
 def _fewer_rows(shape: tuple[int, ...], scale: float) -> tuple[int, ...]:

@@ -35,12 +35,15 @@ class Handling:
     Attributes:
         tensor: Makes one from an array that nobody else uses, and which it may keep.
         array: Views one as an array of the same memory.
+        empty: Makes one of a dtype, named as NumPy and all of them do, and of a shape, with the
+            least work that the framework offers: some fill it with zeros.
         contiguous: Copies one unless its elements already lie in a row.
         wait: Returns when the content of all tensors in a dict is in memory.
     """
 
     tensor: Callable[[Array], Any]
     array: Callable[[Any], Array]
+    empty: Callable[[str, tuple[int, ...]], Any]
     contiguous: Callable[[Any], Any] = _same
     wait: Callable[[dict[str, Any]], object] = _nothing
 
@@ -74,32 +77,48 @@ def handling(name: str) -> Handling:
 
 
 def _numpy() -> Handling:
-    return Handling(_same, np.asarray, np.ascontiguousarray)
+    def empty(dtype: str, shape: tuple[int, ...]) -> Any:
+        return np.empty(shape, dtype)
+
+    return Handling(_same, np.asarray, empty, np.ascontiguousarray)
 
 
 def _torch() -> Handling:
     import torch
 
-    return Handling(torch.from_numpy, torch.Tensor.numpy, torch.Tensor.contiguous)
+    def empty(dtype: str, shape: tuple[int, ...]) -> Any:
+        return torch.empty(shape, dtype=dtypes[dtype])
+
+    dtypes = {"float16": torch.float16, "float32": torch.float32}
+    return Handling(torch.from_numpy, torch.Tensor.numpy, empty, torch.Tensor.contiguous)
 
 
 def _jax() -> Handling:
     import jax
 
-    return Handling(jax.numpy.array, np.asarray, wait=jax.block_until_ready)
+    def empty(dtype: str, shape: tuple[int, ...]) -> Any:
+        return jax.numpy.empty(shape, dtype)
+
+    return Handling(jax.numpy.array, np.asarray, empty, wait=jax.block_until_ready)
 
 
 def _tensorflow() -> Handling:
     import tensorflow as tf
 
-    return Handling(tf.constant, np.asarray)
+    def empty(dtype: str, shape: tuple[int, ...]) -> Any:
+        return tf.zeros(shape, dtype)
+
+    return Handling(tf.constant, np.asarray, empty)
 
 
 def _paddle() -> Handling:
     import paddle
 
+    def empty(dtype: str, shape: tuple[int, ...]) -> Any:
+        return paddle.empty(shape, dtype)
+
     # `paddle.Tensor.numpy` copies.
-    return Handling(paddle.to_tensor, np.from_dlpack, paddle.Tensor.contiguous)
+    return Handling(paddle.to_tensor, np.from_dlpack, empty, paddle.Tensor.contiguous)
 
 
 def _mlx() -> Handling:
@@ -110,7 +129,10 @@ def _mlx() -> Handling:
         mlx.core.eval(packed)
         return packed
 
-    return Handling(mlx.core.array, np.asarray, contiguous, mlx.core.eval)
+    def empty(dtype: str, shape: tuple[int, ...]) -> Any:
+        return mlx.core.zeros(shape, getattr(mlx.core, dtype))
+
+    return Handling(mlx.core.array, np.asarray, empty, contiguous, mlx.core.eval)
 
 
 FRAMEWORKS = {

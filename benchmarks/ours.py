@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.devices import arrived
 from benchmarks.setting import Call, Setting, call
 
 
@@ -50,6 +51,14 @@ def load_owned(setting: Setting) -> Callable[[], Any]:
     """Load a file into memory that the tensors own."""
     load_file = _module(setting).load_file
     return setting.finished(lambda: load_file(setting.path, backend="pread"))
+
+
+@call("load_file(path, device=device)")
+def load_to_device(setting: Setting) -> Callable[[], Any]:
+    """Load a file to a device, and wait until all is there."""
+    from safetensors_torch import load_file
+
+    return arrived(lambda: load_file(setting.path, device=setting.device), setting.device)
 
 
 @call("save_file(tensors, path, fsync=False)")

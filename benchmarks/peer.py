@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from benchmarks.devices import arrived
 from benchmarks.frameworks import FRAMEWORKS
-from benchmarks.setting import Call, Setting, call
+from benchmarks.setting import Setting, call
 
 
 def _module(setting: Setting) -> Any:
@@ -38,6 +36,14 @@ def load_pread(setting: Setting) -> Callable[[], Any]:
     """Load a file into memory that the tensors own."""
     load_file = _module(setting).load_file
     return setting.finished(lambda: load_file(setting.path, backend="pread"))
+
+
+@call("load_file(path, device)")
+def load_to_device(setting: Setting) -> Callable[[], Any]:
+    """Load a file to a device, and wait until all is there."""
+    from safetensors.torch import load_file
+
+    return arrived(lambda: load_file(setting.path, setting.device), setting.device)
 
 
 @call("save_file(tensors, path)")
@@ -70,31 +76,3 @@ def save_bytes(setting: Setting) -> Callable[[], Any]:
     save = _module(setting).save
     tensors = setting.tensors()
     return lambda: save(tensors)
-
-
-def read_metadata(latency: float) -> Call:
-    """Read the headers of a repository of the Hub.
-
-    Args:
-        latency: Seconds from each request to its answer.
-
-    Returns:
-        The side of a case.
-    """
-
-    @call('huggingface_hub.get_safetensors_metadata("bigscience/bloom")')
-    def read_headers(_setting: Setting) -> Callable[[], Any]:
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.utils import disable_progress_bars
-
-        from benchmarks.hub import start_hub
-
-        disable_progress_bars()
-        client = HfApi(endpoint=start_hub(latency), token=False)
-        # It keeps the index, so from the second call on only asks whether that is still the same.
-        constants.HF_HUB_CACHE = tempfile.mkdtemp()
-        atexit.register(shutil.rmtree, constants.HF_HUB_CACHE, ignore_errors=True)
-        client.get_safetensors_metadata("bigscience/bloom")
-        return lambda: client.get_safetensors_metadata("bigscience/bloom")
-
-    return read_headers

@@ -1,4 +1,4 @@
-"""Taking the samples of a case, one side and then the other, each in a process of its own."""
+"""Taking the samples of a case, one side after the other, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case
-from benchmarks.checkpoints import write_file
-from benchmarks.worker import WARM_UP, Side
+from benchmarks.cases import Case, Target
+from benchmarks.files import path_of
+from benchmarks.setting import Call
+from benchmarks.sides import Side, find
+from benchmarks.worker import WARM_UP
 
 __all__ = ["BenchmarkError", "Outcome", "Series", "run_case"]
 
@@ -21,20 +23,29 @@ _ROOT = Path(__file__).resolve().parents[1]
 _MEMORY_ERROR = 1024 * 1024  # bytes: below, the kernel's count of a process's pages is noise
 
 
-# Both sides load into the host's memory, whatever devices a framework would find; and of what
-# TensorFlow logs, only errors stand beside a sample that failed.
-_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# Of what TensorFlow logs, only errors stand beside a sample that failed.
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+# All sides load into the host's memory, whatever devices a framework would find.
+_HOST_ONLY = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 
 
 class BenchmarkError(Exception):
-    """A sample could not be taken, or the sides did not compute the same."""
+    """A sample could not be taken, or we did not compute the same each time."""
 
 
 @dataclass
 class Series:
-    """The samples of one side, in seconds or bytes."""
+    """The samples of one side.
 
+    Attributes:
+        says: The call as a user writes it.
+        samples: Seconds or bytes.
+        values: What the samples computed, which is the same for all, or None for a limit.
+    """
+
+    says: str
     samples: list[float] = field(default_factory=list)
+    values: set[str | None] = field(default_factory=set)
 
     @property
     def median(self) -> float:
@@ -44,6 +55,7 @@ class Series:
     def as_json(self) -> dict[str, Any]:
         """Everything about it, fit for JSON."""
         return {
+            "says": self.says,
             "median": self.median,
             "min": min(self.samples),
             "max": max(self.samples),
@@ -57,29 +69,42 @@ class Outcome:
 
     Attributes:
         case: The case.
-        ours: Our samples.
-        peer: The peer's.
-        cached: Part of the file in the page cache before each sample, ours and the peer's.
+        series: The samples of each side, by name.
+        roles: What each side is.
+        missing: Why a side took no part, by name.
+        failed: Why the samples of a side are worth nothing, by name.
+        cached: Part of the file in the page cache before each sample.
     """
 
     case: Case
-    ours: Series = field(default_factory=Series)
-    peer: Series = field(default_factory=Series)
+    series: dict[str, Series] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     cached: list[float] = field(default_factory=list)
 
     @property
-    def ratio(self) -> float | None:
-        """How many times as much the peer takes; None where one is too little to be told."""
-        least = _MEMORY_ERROR if self.case.work.metric != "seconds" else 0
-        if min(self.ours.median, self.peer.median) <= least:
-            return None
-        return self.peer.median / self.ours.median
+    def best_peer(self) -> str | None:
+        """Name of the peer with the lowest median, if there is a peer."""
+        peers = [name for name in self.series if self.roles[name] == "peer"]
+        return min(peers, key=lambda name: self.series[name].median, default=None)
 
     @property
-    def met(self) -> bool | None:
-        """Whether the target is reached; None without a target."""
-        target = self.case.target
-        return None if target is None else target.met(self.ours.median, self.peer.median)
+    def ratio(self) -> float | None:
+        """How many times as much the best peer takes; None where one is too little to be told."""
+        best, ours = self.best_peer, self.series["ours"].median
+        if best is None:
+            return None
+        peer = self.series[best].median
+        least = _MEMORY_ERROR if self.case.work.metric != "seconds" else 0
+        return None if min(ours, peer) <= least else peer / ours
+
+    def met(self, target: Target) -> bool | None:
+        """Whether a target is reached; None where the side that it is about took no part."""
+        other = {"peer": self.best_peer, "ours": "ours"}.get(target.kind, target.side)
+        if other not in self.series:
+            return None
+        return target.met(self.series["ours"].median, self.series[other].median)
 
     @property
     def warning(self) -> str | None:
@@ -93,27 +118,29 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Everything about it, fit for JSON."""
         case = self.case
-        target = case.target
         return {
             "name": case.name,
+            "task": case.work.task,
             "framework": case.framework,
             "checkpoint": case.checkpoint,
             "cache": case.cache,
             "touch": case.work.touch,
             "metric": case.work.metric,
-            "timed": {"ours": case.work.ours.says, "peer": case.work.peer.says},
+            "sides": {name: series.as_json() for name, series in self.series.items()},
+            "missing": self.missing,
+            "failed": self.failed,
+            "best_peer": self.best_peer,
             "ratio": self.ratio,
-            "ours": self.ours.as_json(),
-            "peer": self.peer.as_json(),
-            "target": target and {"kind": target.kind, "bound": target.bound},
-            "met": self.met,
-            "cached": self.cached,
+            "targets": [
+                {"kind": t.kind, "bound": t.bound, "side": t.side or None, "met": self.met(t)}
+                for t in case.targets
+            ],
             "warning": self.warning,
         }
 
 
 def run_case(case: Case, folder: str, *, scale: float, repeat: int) -> Outcome:
-    """Take all samples of a case, the sides in turn; each begins every other round.
+    """Take all samples of a case, the sides in turn; each round begins with another one.
 
     Args:
         case: The case.
@@ -122,44 +149,88 @@ def run_case(case: Case, folder: str, *, scale: float, repeat: int) -> Outcome:
         repeat: Samples of each side.
 
     Returns:
-        The samples.
+        The samples of all sides that are installed. A peer that fails, or computes another value
+        than we do, is left out, and the outcome says why.
 
     Raises:
-        BenchmarkError: A sample failed, or two samples differ in what they computed.
+        BenchmarkError: A sample of ours or of a limit failed, or two samples of ours differ.
     """
-    if case.checkpoint and case.cache != "none":
-        write_file(folder, case.checkpoint, scale)
-        write_file(folder, case.checkpoint, scale * WARM_UP)
     outcome = Outcome(case)
-    expected: str | None = None
+    sides: list[Side] = []
+    for side in case.sides:
+        outcome.roles[side.name] = side.role
+        reason = find(side).missing
+        if reason is None:
+            sides.append(side)
+            call: Call = side.calls[case.work.task]
+            outcome.series[side.name] = Series(call.says)
+        else:
+            outcome.missing[side.name] = reason
+    _write_files(case, sides, folder, scale)
     for turn in range(repeat):
-        sides: tuple[Side, Side] = ("peer", "ours") if turn % 2 else ("ours", "peer")
-        for side in sides:
-            sample = _sample_in_new_process(case, side, folder, scale)
-            series = outcome.ours if side == "ours" else outcome.peer
-            series.samples.append(sample["measured"])
-            if sample["cached"] is not None:
-                outcome.cached.append(sample["cached"])
-            if expected is None:
-                expected = sample["value"]
-            elif sample["value"] != expected:
-                raise BenchmarkError(
-                    f"{case.name}: the sides differ: {side} computed {sample['value']}, "
-                    f"before it was {expected}"
-                )
-            if case.cache == "none" and case.checkpoint:
-                # What one side has left to be written must not slow down the other.
-                os.sync()
+        first = turn % len(sides)
+        for side in [*sides[first:], *sides[:first]]:
+            if side.name not in outcome.failed:
+                _add_sample(outcome, side, folder, scale)
+    _compare_values(outcome)
+    for name in outcome.failed:
+        del outcome.series[name]
     return outcome
 
 
-def _sample_in_new_process(case: Case, side: Side, folder: str, scale: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.worker", case.name, side, folder, repr(scale)]
-    environment = os.environ | _ENVIRONMENT
-    done = subprocess.run(
+def _add_sample(outcome: Outcome, side: Side, folder: str, scale: float) -> None:
+    case = outcome.case
+    arguments = ["benchmarks.worker", case.name, side.name, folder, repr(scale)]
+    done = _run(arguments, side, hide_devices=case.work.device == "cpu")
+    if done.returncode:
+        if side.role != "peer":
+            raise BenchmarkError(f"{case.name}: {side.name} failed:\n{done.stderr}")
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        outcome.failed[side.name] = lines[-1]
+        return
+    sample: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    series = outcome.series[side.name]
+    series.samples.append(sample["measured"])
+    series.values.add(sample["value"])
+    if sample["cached"] is not None:
+        outcome.cached.append(sample["cached"])
+    if case.cache == "none" and case.checkpoint:
+        # What one side has left to be written must not slow down the other.
+        os.sync()
+
+
+def _compare_values(outcome: Outcome) -> None:
+    ours = outcome.series["ours"].values
+    if len(ours) != 1:
+        raise BenchmarkError(f"{outcome.case.name}: ours computed one value, then another: {ours}")
+    for name, series in outcome.series.items():
+        if outcome.roles[name] == "peer" and name not in outcome.failed and series.values != ours:
+            outcome.failed[name] = f"computed {series.values}, and we {ours}"
+
+
+def _write_files(case: Case, sides: list[Side], folder: str, scale: float) -> None:
+    """Write what the sides read, with the packages of a side that has the format."""
+    if not case.checkpoint or case.cache == "none":
+        return
+    for side in {side.kind: side for side in reversed(sides)}.values():
+        for part in (scale, scale * WARM_UP):
+            if os.path.exists(path_of(folder, case.checkpoint, part, side.kind)):
+                continue
+            arguments = ["benchmarks.files", folder, case.checkpoint, repr(part), side.kind]
+            done = _run(arguments, side, hide_devices=True)
+            if done.returncode:
+                raise BenchmarkError(f"{case.name}: no {side.kind} file:\n{done.stderr}")
+
+
+def _run(
+    arguments: list[str], side: Side, *, hide_devices: bool
+) -> subprocess.CompletedProcess[str]:
+    """Run a module where a side is found first."""
+    environment = os.environ | _ENVIRONMENT | (_HOST_ONLY if hide_devices else {})
+    if folder := find(side).folder:
+        before = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([folder, before] if before else [folder])
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(
         command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise BenchmarkError(f"{case.name}: {side} failed:\n{done.stderr}")
-    sample: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return sample

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.checkpoints import Checkpoint, make_arrays, path_of
+from benchmarks.checkpoints import Checkpoint, make_arrays
+from benchmarks.files import Format, path_of
 from benchmarks.frameworks import handling
 
 __all__ = ["Call", "Setting", "call"]
@@ -22,22 +23,26 @@ class Setting:
         checkpoint: Which tensors; a call that needs none ignores it.
         scale: How much of them: 1 for a measurement, less for a warm-up or a test.
         folder: Where the checkpoint's file lies and others may be written.
+        kind: The format of the file to read.
+        device: Where loaded tensors go.
     """
 
     framework: str
     checkpoint: Checkpoint
     scale: float
     folder: str
+    kind: Format = "safetensors"
+    device: str = "cpu"
 
     @property
     def path(self) -> str:
         """The checkpoint's file, to read."""
-        return path_of(self.folder, self.checkpoint, self.scale)
+        return path_of(self.folder, self.checkpoint, self.scale, self.kind)
 
     @property
     def target(self) -> str:
         """A file to write, which does not exist yet."""
-        return os.path.join(self.folder, f"saved-{os.getpid()}-{self.scale:g}.safetensors")
+        return os.path.join(self.folder, f"saved-{os.getpid()}-{self.scale:g}.{self.kind}")
 
     def tensors(self) -> dict[str, Any]:
         """The checkpoint's tensors in memory."""
@@ -68,24 +73,30 @@ class Setting:
 
 @dataclass(frozen=True)
 class Call:
-    """One side of a case.
+    """What one side does in a case.
 
     Attributes:
         says: The call as a user writes it.
         prepare: Does what is not timed (imports, tensors) and returns the call that is.
+        value: What all sides must agree on, found after the clock has stopped, where it is found
+            in another way than for the other sides of the case: in a file of another format.
     """
 
     says: str
     prepare: Callable[[Setting], Callable[[], Any]]
+    value: Callable[[Setting, Any], str] | None = None
 
 
-def call(says: str) -> Callable[[Callable[[Setting], Callable[[], Any]]], Call]:
+def call(
+    says: str, value: Callable[[Setting, Any], str] | None = None
+) -> Callable[[Callable[[Setting], Callable[[], Any]]], Call]:
     """Turn a function that prepares a call into a `Call`.
 
     Args:
         says: The call as a user writes it.
+        value: As for `Call`.
 
     Returns:
         The decorator.
     """
-    return lambda prepare: Call(says, prepare)
+    return lambda prepare: Call(says, prepare, value)

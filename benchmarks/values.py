@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,8 @@ __all__ = [
     "of_metadata",
     "of_names",
     "of_nothing",
+    "of_npz",
+    "of_pt",
     "of_saved_file",
     "of_tensor",
     "of_tensors",
@@ -40,6 +43,8 @@ def touch(tensors: Any, framework: str) -> int:
 
 def of_tensors(setting: Setting, tensors: Any) -> str:
     """Names, dtypes, shapes and content of tensors in one string."""
+    if setting.device != "cpu":
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     add = _sum_of(setting.framework)
     return _digest(
         f"{name} {tensor.dtype} {tuple(tensor.shape)} {add(tensor) % (1 << 64)}"
@@ -79,9 +84,39 @@ def of_bytes(_setting: Setting, data: bytes) -> str:
     return f"{len(data)} {zlib.crc32(data):08x}"
 
 
+def of_npz(setting: Setting, data: bytes | None) -> str:
+    """The same as `of_bytes` of the safetensors file of the arrays that ``numpy.savez`` wrote.
+
+    Args:
+        setting: Where they were saved, if not to bytes.
+        data: What was written, or None for the file.
+    """
+    with np.load(setting.target if data is None else io.BytesIO(data)) as arrays:
+        return _of_arrays(setting, dict(arrays))
+
+
+def of_pt(setting: Setting, data: bytes | None) -> str:
+    """The same as `of_bytes` of the safetensors file of the tensors that ``torch.save`` wrote.
+
+    Args:
+        setting: Where they were saved, if not to bytes.
+        data: What was written, or None for the file.
+    """
+    import torch
+
+    tensors = torch.load(setting.target if data is None else io.BytesIO(data), weights_only=True)
+    return _of_arrays(setting, {name: tensor.numpy() for name, tensor in tensors.items()})
+
+
 def of_nothing(_setting: Setting, _result: object) -> str:
     """Nothing: the result is that the call came to its end."""
     return ""
+
+
+def _of_arrays(setting: Setting, arrays: Any) -> str:
+    import safetensors.numpy
+
+    return of_bytes(setting, safetensors.numpy.save(arrays))
 
 
 def _sum_of(framework: str) -> Callable[[Any], int]:
