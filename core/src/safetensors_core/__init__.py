@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnsupportedDtypeError,
     )
     from safetensors_core.exchange import exchange
+    from safetensors_core.filling import load_into
     from safetensors_core.framework import API_VERSION, OLDEST_API_VERSION, Framework, TensorSpec
     from safetensors_core.header import MAX_HEADER, Header, TensorInfo, parse_header
     from safetensors_core.hookspecs import hookimpl
@@ -85,6 +86,7 @@ _MODULES = {
         "UnsupportedDtypeError",
     ],
     "exchange": ["exchange"],
+    "filling": ["load_into"],
     "framework": ["API_VERSION", "OLDEST_API_VERSION", "Framework", "TensorSpec"],
     "header": ["MAX_HEADER", "Header", "TensorInfo", "parse_header"],
     "hookspecs": ["hookimpl"],
@@ -138,6 +140,7 @@ __all__ = [
     "list_plugins",
     "load",
     "load_file",
+    "load_into",
     "match_state_dict",
     "merge_checkpoint",
     "parse_header",

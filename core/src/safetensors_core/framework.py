@@ -218,15 +218,15 @@ class Framework(ABC):
     def cast(self, tensor: Any, dtype: Dtype) -> Any:
         """A tensor with its elements converted to another dtype, by the framework's own kernels.
 
-        Asked for by conversions of files only, for floating-point tensors on the host. The
-        default refuses.
+        Asked for floating-point tensors: on the host where files are converted, on any device
+        where tensors are loaded. The default refuses.
 
         Args:
             tensor: A tensor of this framework.
             dtype: One of `dtypes`.
 
         Returns:
-            A tensor of the same shape, rounded as the framework rounds.
+            A tensor of the same shape on the same device, rounded as the framework rounds.
 
         Raises:
             InvalidInputError: The framework cannot.
@@ -300,6 +300,59 @@ class Framework(ABC):
             refers to it.
         """
         return map(self.to_buffer, tensors)
+
+    def check_fillable(self, tensors: Mapping[str, Any]) -> None:
+        """Refuse tensors whose content cannot be replaced, before anything is read for them.
+
+        The default refuses all, unless `assign` is overridden.
+
+        Args:
+            tensors: All tensors of this framework that are to be filled, by name.
+
+        Raises:
+            InvalidInputError: The content of one cannot change.
+        """
+        if type(self).assign is Framework.assign:
+            raise InvalidInputError(
+                f"the tensors of {self.name} cannot be filled, only made anew: use load_file()"
+            )
+
+    def memory(self, tensor: Any) -> memoryview | None:
+        """The memory of a tensor, for somebody who is about to overwrite all of it.
+
+        Args:
+            tensor: A tensor of this framework that `check_fillable` accepts.
+
+        Returns:
+            Its `describe(tensor).nbytes` bytes on the host, writable and laid out as the file
+            has them; they keep it alive. None where it has no such memory of its own, as by
+            default: `assign` is used then.
+        """
+        return None
+
+    def assign(self, tensor: Any, value: Any) -> None:
+        """Replace the content of a tensor. The default refuses.
+
+        Args:
+            tensor: A tensor of this framework, on any device.
+            value: Another one, of the same dtype and shape and on the same device or the host.
+
+        Raises:
+            InvalidInputError: The framework cannot.
+        """
+        raise InvalidInputError(f"the plugin of {self.name} does not fill tensors")
+
+    def device_of(self, tensor: Any) -> Any:
+        """Where to load what is assigned to a tensor.
+
+        Args:
+            tensor: A tensor of this framework.
+
+        Returns:
+            A device as `load` takes it; equal ones can be hashed. The default is the host, from
+            where `assign` brings it to wherever the tensor is.
+        """
+        return "cpu"
 
     def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
         """Refuse what the framework cannot represent, before any data is read.

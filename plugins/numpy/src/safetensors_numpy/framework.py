@@ -153,6 +153,27 @@ class NumpyFramework(Framework):
             owner = owner.base
         return id(owner)
 
+    def check_fillable(self, tensors: Mapping[str, Any]) -> None:
+        """Refuse scalars and read-only arrays."""
+        for name, array in tensors.items():
+            is_array = isinstance(array, np.ndarray)
+            if not is_array or not array.flags.writeable:
+                kind = "a read-only array" if is_array else "a scalar"
+                raise InvalidInputError(
+                    f"tensor {name!r} is {kind} and cannot be filled: copy it with np.array()"
+                )
+
+    def memory(self, tensor: Array) -> memoryview | None:
+        """The memory of an array that is contiguous and has whole bytes, little-endian."""
+        code = _CODES.get(tensor.dtype)
+        if code is None or code.bits < 8 or not tensor.flags.c_contiguous:
+            return None
+        return np.asarray(tensor).reshape(-1).view(np.uint8).data
+
+    def assign(self, tensor: Array, value: Array) -> None:
+        """Copy an array into another."""
+        np.copyto(tensor, value, casting="equiv")
+
     def cast(self, tensor: Array, dtype: Dtype) -> Array:
         """An array of another floating-point type, rounded to nearest, ties to even.
 
