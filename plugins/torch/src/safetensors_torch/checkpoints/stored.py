@@ -21,7 +21,8 @@ from safetensors_core import (
 from safetensors_core.convert import StoredTensor
 from safetensors_core.sources import FileSource
 from safetensors_torch.checkpoints.rebuilding import TensorRecord
-from safetensors_torch.framework import file_spec, swap_bytes
+from safetensors_torch.description import file_spec
+from safetensors_torch.framework import swap_bytes
 
 __all__ = ["Contents", "Extent", "stored_tensors"]
 
