@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from safetensors_core.background import Workers
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
 __all__ = ["download"]
 
+B = TypeVar("B")
 T = TypeVar("T")
 
 
-def download(groups: Iterable[T], to_host: Callable[[T], Iterable[Buffer]]) -> Iterator[Buffer]:
+def download(groups: Iterable[T], to_host: Callable[[T], Iterable[B]]) -> Iterator[B]:
     """Copy groups of tensors to the host, one group ahead of the caller.
 
     Args:
