@@ -354,6 +354,18 @@ class Framework(ABC):
         """
         return "cpu"
 
+    def prefers_map(self, device: Any) -> bool:
+        """Whether ``backend="auto"`` shall map local files for tensors on a device.
+
+        On the host, a map costs nothing until a tensor is used. For a device with memory of its
+        own all bytes must be read at once, which a map does page by page, and other backends with
+        several threads. The default is True.
+
+        Args:
+            device: As a user gave it, known or not.
+        """
+        return True
+
     def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
         """Refuse what the framework cannot represent, before any data is read.
 

@@ -43,8 +43,9 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             installed plugin may open other locations.
         framework: Name or alias of a framework, or a `Framework`.
         device: Where tensors shall live, as the framework spells it.
-        backend: ``"mmap"``, ``"pread"``, or ``"auto"``: mmap on a local disk, pread on a
-            network or user-space file system, ranges from a URL.
+        backend: ``"mmap"``, ``"pread"``, or ``"auto"``: mmap on a local disk for tensors on the
+            host, pread on a network or user-space file system and for other devices, ranges from
+            a URL.
         max_header: Longest header to accept, in bytes.
         storage_options: Settings for a URL, as fsspec or its file system names them.
 
@@ -75,6 +76,8 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
     ) -> None:
         self._framework = get_framework(framework)
         self._device = device
+        if backend == "auto" and not self._framework.prefers_map(device):
+            backend = "pread"
         self._shards = open_shards(
             filename, backend, max_header=max_header, storage_options=storage_options
         )

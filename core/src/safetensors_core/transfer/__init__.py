@@ -2,7 +2,8 @@
 
 `upload` loads: threads read the file into pinned memory, and each piece is copied to the device as
 soon as it is read. `download` saves: the next tensors are copied to the host while the caller
-writes these. A plugin implements `Accelerator` for its framework.
+writes these. A plugin implements `Accelerator` for its framework; for one that gives no access to
+its copies, `read_windows` reads the next tensors while it copies these.
 
 | module | what lives there |
 |---|---|
@@ -10,6 +11,7 @@ writes these. A plugin implements `Accelerator` for its framework.
 | `ring` | pinned memory that the process allocates once and uses again and again |
 | `plan` | few blocks of device memory, and the copies that fill them |
 | `uploading` | reading and copying at the same time |
+| `windowed` | reading while a framework copies by itself |
 | `downloading` | copying and writing at the same time |
 | `host` | the host in the place of a device, for examples and tests |
 """
@@ -18,6 +20,7 @@ from safetensors_core.transfer.accelerator import Accelerator, Pinned, Ticket
 from safetensors_core.transfer.downloading import download
 from safetensors_core.transfer.ring import release_pinned_memory
 from safetensors_core.transfer.uploading import Uploaded, upload
+from safetensors_core.transfer.windowed import read_windows
 
 __all__ = [
     "Accelerator",
@@ -25,6 +28,7 @@ __all__ = [
     "Ticket",
     "Uploaded",
     "download",
+    "read_windows",
     "release_pinned_memory",
     "upload",
 ]
