@@ -151,6 +151,15 @@ class MlxFramework(HostFramework):
         # On the CPU, because a GPU has no float64.
         return _evaluated(tensor.astype(_DTYPES[dtype], stream=mx.cpu))
 
+    def check_fillable(self, tensors: Mapping[str, mx.array]) -> None:
+        """All arrays can be filled."""
+
+    def assign(self, tensor: mx.array, value: mx.array) -> None:
+        """Let an array be another one. Arrays that shared memory with it keep what they have."""
+        tensor[...] = value
+        # Now, so that what it was before can go.
+        _evaluated(tensor)
+
     def permute(self, tensor: mx.array, axes: tuple[int, ...]) -> mx.array:
         """A view of an array with its dimensions in another order."""
         if sorted(axes) != list(range(tensor.ndim)):

@@ -155,6 +155,21 @@ class PaddleFramework(HostFramework):
             raise InvalidInputError(f"{axes} is no order of {dimensions} dimensions")
         return paddle.transpose(tensor.detach(), list(axes))
 
+    def check_fillable(self, tensors: Mapping[str, Any]) -> None:
+        """All dense tensors can be filled, and no others can be described."""
+
+    def memory(self, tensor: Any) -> memoryview | None:
+        """The memory of a contiguous tensor on the CPU; counts as a change of the tensor."""
+        if not tensor.place.is_cpu_place() or not tensor.is_contiguous():
+            return None
+        tensor._bump_inplace_version()
+        return _memory(tensor, math.prod(tensor.shape) * tensor.element_size())
+
+    def assign(self, tensor: Any, value: Any) -> None:
+        """Copy a tensor into another, on whatever devices they are."""
+        with paddle.no_grad():
+            tensor.copy_(value, True)
+
     def storage_key(self, tensor: Any) -> Hashable | None:
         """Device and address of the memory; None for a tensor without data."""
         if not isinstance(tensor, paddle.Tensor) or not tensor._is_initialized():

@@ -205,6 +205,22 @@ class TensorflowFramework(HostFramework):
             )
         return _computed(tf.cast, tensor, wanted)
 
+    def check_fillable(self, tensors: Mapping[str, Any]) -> None:
+        """Refuse all but variables: a tensor of TensorFlow never changes."""
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, tf.Variable) and not _is_keras_variable(tensor):
+                raise InvalidInputError(
+                    f"tensor {name!r} is a tf.Tensor, which cannot change: give a tf.Variable to "
+                    "fill, or make a new tensor with load_file()"
+                )
+
+    def assign(self, tensor: Any, value: tf.Tensor) -> None:
+        """Let a variable hold another tensor, which is copied to its device."""
+        try:
+            tensor.assign(value)
+        except (tf.errors.OpError, ValueError) as error:
+            raise InvalidInputError(f"a variable cannot be filled: {error}") from error
+
     def permute(self, tensor: Any, axes: tuple[int, ...]) -> tf.Tensor:
         """A tensor with its dimensions in another order; a copy."""
         if sorted(axes) != list(range(len(tensor.shape))):

@@ -14,13 +14,13 @@ import torch
 from safetensors_core import (
     ByteSource,
     Dtype,
-    Framework,
     InvalidInputError,
     TensorInfo,
     TensorSpec,
     UnsupportedDtypeError,
 )
 from safetensors_torch.description import DTYPES, describe, describe_all
+from safetensors_torch.filling import FillableTensors
 from safetensors_torch.indexing import apply_index
 from safetensors_torch.lending import lend
 from safetensors_torch.memory import is_wrapper
@@ -46,7 +46,7 @@ _CPU = torch.device("cpu")
 _LENT = 256  # tensors whose memory is lent at once
 
 
-class TorchFramework(Framework):
+class TorchFramework(FillableTensors):
     """PyTorch tensors.
 
     Tensors on the CPU alias the buffer that they come from, each with a storage of exactly its
