@@ -18,13 +18,18 @@ from safetensors_core import (
     TensorInfo,
     TensorSpec,
     UnsupportedDtypeError,
+    collector,
 )
+from safetensors_core.transfer import upload
+from safetensors_torch.accelerator import CudaAccelerator, pays_off
+from safetensors_torch.blocks import tensor_in_block
 from safetensors_torch.description import DTYPES, describe, describe_all
 from safetensors_torch.filling import FillableTensors
 from safetensors_torch.indexing import apply_index
 from safetensors_torch.lending import lend
 from safetensors_torch.memory import is_wrapper
 from safetensors_torch.sharing import check_sharing
+from safetensors_torch.staging import staged_buffers
 from safetensors_torch.views import contiguous_strides
 
 __all__ = ["TorchFramework", "as_device", "swap_bytes", "torch_shape"]
@@ -104,15 +109,13 @@ class TorchFramework(FillableTensors):
         return describe_all(list(tensors))
 
     def to_buffers(self, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
-        """The bytes of tensors; aliases those that are contiguous on the CPU."""
-        remaining = iter(tensors)
-        while some := list(islice(remaining, _LENT)):
-            buffers = lend(some)
-            if None not in buffers:
-                yield from buffers  # type: ignore[misc]  # none of them is None
-                continue
-            for tensor, buffer in zip(some, buffers, strict=True):
-                yield self.to_buffer(tensor) if buffer is None else buffer
+        """The bytes of tensors; aliases those that are contiguous on the CPU.
+
+        Those of CUDA devices are copied to the host while the caller writes the ones before.
+        """
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return staged_buffers(tensors, self._lent_buffers)
+        return self._lent_buffers(tensors)
 
     def to_buffer(self, tensor: torch.Tensor) -> memoryview:
         """The bytes of a tensor; aliases one that is contiguous on the CPU."""
@@ -132,14 +135,39 @@ class TorchFramework(FillableTensors):
         memory.owner = host  # type: ignore[attr-defined]
         return memoryview(memory).cast("B")
 
+    def _lent_buffers(self, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
+        remaining = iter(tensors)
+        while some := list(islice(remaining, _LENT)):
+            buffers = lend(some)
+            if None not in buffers:
+                yield from buffers  # type: ignore[misc]  # none of them is None
+                continue
+            for tensor, buffer in zip(some, buffers, strict=True):
+                yield self.to_buffer(tensor) if buffer is None else buffer
+
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, torch.Tensor]:
-        """Tensors from a source; on the ``meta`` device without reading any data."""
-        if as_device(device).type == "meta":
+        """Tensors from a source; on the ``meta`` device without reading any data.
+
+        On a CUDA device they share blocks of up to 256 MiB, and each has a storage of its own.
+        """
+        target = as_device(device)
+        if target.type == "meta":
             self.check_dtypes(infos)
             return self.from_buffers(memoryview(b""), infos, device)
-        return super().load(source, infos, device)
+        if not pays_off(target, infos):
+            return super().load(source, infos, device)
+        self.check_dtypes(infos)
+        shapes = {name: torch_shape(name, info) for name, info in infos.items()}
+        places = upload(source, infos, CudaAccelerator(target))
+        with collector.paused():
+            return {
+                name: tensor_in_block(*places[name], DTYPES[info.dtype], shapes[name])
+                if name in places
+                else _empty(name, info, target)
+                for name, info in infos.items()
+            }
 
     def from_buffers(
         self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
@@ -160,6 +188,13 @@ class TorchFramework(FillableTensors):
         host = "meta" if target.type == "meta" else _CPU
         tensor = self.from_buffers(buffer, {"": info}, host)[""]
         return apply_index(tensor, index, info.shape).to(target)
+
+    def prefers_map(self, device: Any) -> bool:
+        """Whether a device is the host, or one on which no data is read."""
+        try:
+            return device is None or torch.device(device).type in {"cpu", "meta"}
+        except (RuntimeError, TypeError, ValueError):  # no device; loading will say so
+            return True
 
     def storage_key(self, tensor: torch.Tensor) -> Hashable | None:
         """Device and address of the storage; None for a tensor without data, or a wrapper."""
