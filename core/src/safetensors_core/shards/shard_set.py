@@ -198,10 +198,10 @@ class ShardSet:
             source = self.source(file)
             infos = source.header.tensors
             if names is None:
-                wanted = self._listed_in_order(file)
+                parts.append((source, self._listed_infos(file)))
             else:
                 wanted = sorted(groups[file], key=lambda name: (infos[name].data_offsets, name))
-            parts.append((source, {name: infos[name] for name in wanted}))
+                parts.append((source, {name: infos[name] for name in wanted}))
         return parts
 
     def metadata(self) -> dict[str, str] | None:
@@ -223,13 +223,13 @@ class ShardSet:
         except (KeyError, TypeError):
             raise TensorNotFoundError(str(name), self.location, self.names) from None
 
-    def _listed_in_order(self, file: str) -> list[str]:
+    def _listed_infos(self, file: str) -> Mapping[str, TensorInfo]:
         """The tensors of a file that belong to the checkpoint, in the order of the file."""
         infos = self.source(file).header.tensors
         if self._listed is None:
-            return list(infos)
+            return infos
         listed = set(self._listed[file])
-        return [name for name in infos if name in listed]
+        return {name: info for name, info in infos.items() if name in listed}
 
     def _opened(self, file: str) -> ByteSource:
         if self._closed.is_set():
@@ -284,13 +284,9 @@ class ShardSet:
             _warn(fault)
         self._size_checked = True
 
-    def _entries(self) -> list[tuple[Header, dict[str, TensorInfo]]]:
+    def _entries(self) -> list[tuple[Header, Mapping[str, TensorInfo]]]:
         """Every file's header, and the entries in it that belong to the checkpoint."""
-        headers = [(file, self.source(file).header) for file in self.files]
-        return [
-            (header, {name: header.tensors[name] for name in self._listed_in_order(file)})
-            for file, header in headers
-        ]
+        return [(self.source(file).header, self._listed_infos(file)) for file in self.files]
 
     def _merged(self) -> Header:
         entries = self._entries()
