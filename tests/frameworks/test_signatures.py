@@ -62,6 +62,17 @@ def test_keyword_only_options_begin_with_those_of_core(plugin: ModuleType, funct
     assert list(options(getattr(plugin, function)).items())[: len(core)] == list(core.items())
 
 
+def test_what_fills_tensors_is_called_as_in_core(name: str, plugin: ModuleType) -> None:
+    # Arrays of JAX never change.
+    assert hasattr(plugin, "load_into") == (name != "jax")
+    if hasattr(plugin, "load_into"):
+        shown = inspect.signature(plugin.load_into).parameters.values()
+        core = inspect.signature(safetensors_core.load_into).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in shown] == [
+            (p.name, p.kind, p.default) for p in core
+        ]
+
+
 def test_all_public_names_exist_and_are_sorted(plugin: ModuleType) -> None:
     assert plugin.__all__ == sorted(plugin.__all__)
     assert [name for name in plugin.__all__ if not hasattr(plugin, name)] == []
@@ -70,12 +81,19 @@ def test_all_public_names_exist_and_are_sorted(plugin: ModuleType) -> None:
 def test_options_reach_core(name: str, plugin: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     tensors = {"w": sample(name)}
-    plugin.save_file(tensors, path, {"by": "test"}, alignment=4096, fsync=False)
+    reports: list[tuple[int, int]] = []
+
+    def progress(*report: int) -> None:
+        reports.append(report)
+
+    plugin.save_file(tensors, path, {"by": "test"}, alignment=4096, fsync=False, progress=progress)
+    assert reports[-1] == (path.stat().st_size,) * 2
     header = safetensors_core.read_header(path)
     assert header.metadata == {"by": "test"}
     assert header.data_start == 4096
     assert path.read_bytes() == plugin.save(tensors, {"by": "test"}, alignment=4096)
-    assert list(plugin.load_file(path, keys="w", backend="pread")) == ["w"]
+    assert list(plugin.load_file(path, keys="w", backend="pread", progress=progress)) == ["w"]
+    assert reports[-1] == (12, 12)
     with pytest.raises(safetensors_core.TensorNotFoundError):
         plugin.load_file(path, keys="v")
     with pytest.raises(safetensors_core.HeaderError):

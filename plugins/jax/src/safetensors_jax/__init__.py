@@ -66,6 +66,7 @@ def save_file(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Save arrays to a file, whole or not at all.
 
@@ -79,6 +80,8 @@ def save_file(
             loaded on the CPU without a copy.
         fsync: Whether to wait until the file is on disk.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
 
     Raises:
         InvalidInputError: A name, a metadata value or an array cannot be saved.
@@ -95,6 +98,7 @@ def save_file(
         alignment=alignment,
         fsync=fsync,
         storage_options=storage_options,
+        progress=progress,
     )
 
 

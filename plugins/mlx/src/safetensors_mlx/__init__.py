@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "load",
     "load_file",
+    "load_into",
     "load_model",
     "save",
     "save_file",
@@ -65,6 +66,7 @@ def save_file(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Save arrays to a file, whole or not at all.
 
@@ -76,6 +78,8 @@ def save_file(
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
 
     Raises:
         InvalidInputError: A name, a metadata value or an array cannot be saved.
@@ -91,6 +95,7 @@ def save_file(
         alignment=alignment,
         fsync=fsync,
         storage_options=storage_options,
+        progress=progress,
     )
 
 
@@ -172,6 +177,60 @@ def load_file(
         backend=backend,
         keys=keys,
         dtype=dtype,
+        max_header=max_header,
+        storage_options=storage_options,
+        progress=progress,
+    )
+
+
+def load_into(
+    tensors: Mapping[str, mx.array],
+    filename: str | os.PathLike[str],
+    *,
+    backend: Backend = "auto",
+    strict: bool = True,
+    max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[str], list[str]]:
+    """Fill arrays that exist already with the content of a file or a checkpoint.
+
+    Names, shapes and dtypes are compared before the first byte is written.
+
+    Args:
+        tensors: Arrays by name; a few at a time are loaded and assigned. Arrays that shared memory
+            with one keep their values.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
+        backend: ``"auto"`` and ``"pread"`` read local files, ``"mmap"`` copies from a map.
+        strict: Whether missing and unexpected names are an error.
+        max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
+
+    Returns:
+        Names of `tensors` that the file lacks, and names of the file that `tensors` lacks.
+
+    Raises:
+        StateDictError: Names or shapes do not match.
+        InvalidInputError: A dtype does not fit, or an array cannot be evaluated here.
+        SharedMemoryError: The file has values for several arrays that overlap in memory.
+        OSError: The file cannot be opened or read. Where some may be filled by then, the error
+            says so.
+
+    Example:
+        >>> save_file({"w": mx.ones(2)}, tmp_path / "model.safetensors")
+        >>> array = mx.zeros(2)
+        >>> load_into({"w": array}, tmp_path / "model.safetensors")
+        ([], [])
+        >>> array
+        array([1, 1], dtype=float32)
+    """
+    return safetensors_core.load_into(
+        tensors,
+        filename,
+        backend=backend,
+        strict=strict,
         max_header=max_header,
         storage_options=storage_options,
         progress=progress,

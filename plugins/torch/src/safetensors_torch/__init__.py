@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "load",
     "load_file",
+    "load_into",
     "load_model",
     "save",
     "save_file",
@@ -84,6 +85,7 @@ def save_file(
     alignment: int = 8,
     fsync: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
     subclasses: Literal["refuse", "flatten"] = "refuse",
 ) -> None:
     """Save tensors to a file, whole or not at all.
@@ -96,6 +98,8 @@ def save_file(
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
         storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
         subclasses: What to do with a tensor subclass that wraps other tensors: refuse it, or
             save its inner tensors as ``name.attribute`` and note in the metadata how to rebuild
             it.
@@ -117,6 +121,7 @@ def save_file(
         alignment=alignment,
         fsync=fsync,
         storage_options=storage_options,
+        progress=progress,
     )
 
 
@@ -241,6 +246,61 @@ def load_file(
         progress=progress,
         tied=tied,
         rebuild=rebuild,
+    )
+
+
+def load_into(
+    tensors: Mapping[str, torch.Tensor],
+    filename: str | os.PathLike[str],
+    *,
+    backend: Backend = "auto",
+    strict: bool = True,
+    max_header: int = safetensors_core.MAX_HEADER,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[str], list[str]]:
+    """Fill tensors that exist already with the content of a file or a checkpoint.
+
+    Names, shapes and dtypes are compared before the first byte is written.
+
+    Args:
+        tensors: Tensors and parameters by name, such as a model's ``state_dict()``. Those that are
+            contiguous on the CPU are read into directly; strided ones, those on other devices,
+            and those of another floating-point dtype, by way of a few at a time. Autograd notices
+            the change.
+        filename: A file, an index (``*.safetensors.index.json``), a folder, or the URL of one.
+        backend: ``"auto"`` and ``"pread"`` read local files, ``"mmap"`` copies from a map.
+        strict: Whether missing and unexpected names are an error.
+        max_header: Longest header to accept, in bytes.
+        storage_options: Settings for a URL, as fsspec or its file system names them.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
+
+    Returns:
+        Names of `tensors` that the file lacks, and names of the file that `tensors` lacks.
+
+    Raises:
+        StateDictError: Names or shapes do not match.
+        InvalidInputError: A dtype does not fit, or a tensor is expanded.
+        SharedMemoryError: The file has values for several tensors that overlap in memory.
+        OSError: The file cannot be opened or read. Where some may be filled by then, the error
+            says so.
+
+    Example:
+        >>> path = tmp_path / "model.safetensors"
+        >>> save_file(torch.nn.Linear(2, 2).state_dict(), path)
+        >>> model = torch.nn.Linear(2, 2)
+        >>> load_into(model.state_dict(), path)
+        ([], [])
+    """
+    return safetensors_core.load_into(
+        tensors,
+        filename,
+        backend=backend,
+        strict=strict,
+        max_header=max_header,
+        storage_options=storage_options,
+        progress=progress,
     )
 
 
