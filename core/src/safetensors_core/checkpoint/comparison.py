@@ -6,10 +6,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
+from safetensors_core import collector
 from safetensors_core.background import Workers
 from safetensors_core.checkpoint.numbers import CHUNK_ELEMENTS, ValueDifference, compare_values
 from safetensors_core.errors import PluginError
@@ -19,12 +22,9 @@ from safetensors_core.shards.shard_set import ShardSet, open_shards
 from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.urls import shown
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
 __all__ = ["Comparison", "TensorDifference", "compare_checkpoints"]
 
-_READERS = 8  # chunks that are read while one is compared: a network answers several at once
+_READERS = 8  # batches that are read while one is compared: a network answers several at once
 
 
 class TensorDifference(msgspec.Struct, frozen=True):
@@ -148,13 +148,15 @@ def compare_checkpoints(
         second = open_shards(b, "pread", **options)
         closing.callback(second.close)
         names, others = first.header.tensors.keys(), second.header.tensors.keys()
-        pairs = [
-            _Pair(name, *first.locate(name), *second.locate(name))
-            for name in first.header.tensors  # in the order of the files
-            if name in others
-        ]
+        with collector.paused():
+            pairs = [
+                _Pair(name, *first.locate(name), *second.locate(name))
+                for name in first.header.tensors  # in the order of the files
+                if name in others
+            ]
         with Workers(_read_both, _READERS) as workers:
-            ready = workers.ahead(_chunks(pairs), _READERS)
+            batches = workers.ahead(_batches(pairs), _READERS)
+            ready = chain.from_iterable(batch.result() for batch in batches)
             values = _Values(sum(pair.nbytes for pair in pairs), progress, ready)
             found = [values.difference(pair) for pair in pairs]
         differences = [difference for difference in found if difference is not None]
@@ -215,27 +217,56 @@ class _Chunk(NamedTuple):
     elements: int
 
 
+#: The bytes of a chunk, of both tensors, or why they could not be read.
+_Read = tuple[bytearray, bytearray] | OSError
+
+
 def _chunks(pairs: Iterable[_Pair]) -> Iterator[_Chunk]:
-    """What is read and compared at a time, of tensors that have one shape."""
+    """What is compared at a time, of tensors that have one shape."""
     for pair in pairs:
         for begin in range(0, pair.elements, CHUNK_ELEMENTS):
             yield _Chunk(pair, begin, min(CHUNK_ELEMENTS, pair.elements - begin))
 
 
-def _read_both(chunk: _Chunk) -> tuple[bytearray, bytearray]:
-    pair, begin, count = chunk
-    return (
-        _read(pair.source, pair.info, begin, count),
-        _read(pair.other_source, pair.other, begin, count),
-    )
+def _batches(pairs: Iterable[_Pair]) -> Iterator[list[_Chunk]]:
+    """What is read at a time: as many small tensors as have the elements of one large chunk."""
+    batch: list[_Chunk] = []
+    elements = 0
+    for chunk in _chunks(pairs):
+        if batch and elements + chunk.elements > CHUNK_ELEMENTS:
+            yield batch
+            batch, elements = [], 0
+        batch.append(chunk)
+        elements += chunk.elements
+    if batch:
+        yield batch
 
 
-def _read(source: ByteSource, info: TensorInfo, begin: int, count: int) -> bytearray:
-    """The bytes of some elements of a tensor."""
-    data = bytearray(info.dtype.nbytes(count))
-    start = source.header.data_start + info.data_offsets[0]
-    source.read_into(start + info.dtype.nbytes(begin), memoryview(data))
-    return data
+def _read_both(batch: list[_Chunk]) -> list[_Read]:
+    try:
+        a = _read([(pair.source, pair.info, begin, count) for pair, begin, count in batch])
+        b = _read([(pair.other_source, pair.other, begin, count) for pair, begin, count in batch])
+    except OSError as error:
+        if len(batch) == 1:
+            return [error]
+    else:
+        return list(zip(a, b, strict=True))
+    # What can be read is compared, whatever is wrong with its neighbours.
+    return [read for chunk in batch for read in _read_both([chunk])]
+
+
+def _read(wanted: Iterable[tuple[ByteSource, TensorInfo, int, int]]) -> list[bytearray]:
+    """The bytes of some elements of tensors."""
+    found: list[bytearray] = []
+    ranges: dict[ByteSource, list[tuple[int, memoryview]]] = {}
+    for source, info, begin, count in wanted:
+        data = bytearray(info.dtype.nbytes(count))
+        start = source.header.data_start + info.data_offsets[0] + info.dtype.nbytes(begin)
+        ranges.setdefault(source, []).append((start, memoryview(data)))
+        found.append(data)
+    for source, parts in ranges.items():
+        source.read_ranges(sorted(parts, key=itemgetter(0)))
+    return found
 
 
 class _Values:
@@ -245,7 +276,7 @@ class _Values:
         self,
         total: int,
         progress: Callable[[int, int], object],
-        ready: Iterator[Future[tuple[bytearray, bytearray]]],
+        ready: Iterator[_Read],
     ) -> None:
         self._done = 0
         self._total = total
@@ -274,13 +305,15 @@ class _Values:
         found = ValueDifference()
         fault: OSError | PluginError | None = None
         for chunk in _chunks([pair]):
-            ready = next(self._ready)
+            read = next(self._ready)
             if fault is not None:
                 continue  # what was read of the rest is passed over
+            if isinstance(read, OSError):
+                fault = read
+                continue
             try:
-                a, b = ready.result()
-                found += self._compared(chunk, a, b)
-            except (OSError, PluginError) as error:
+                found += self._compared(chunk, *read)
+            except PluginError as error:
                 fault = error
         return (found, None) if fault is None else (None, fault)
 
