@@ -53,7 +53,7 @@ def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
     require_matplotlib()
     import matplotlib as mpl
 
-    style = {
+    style: Any = {
         # Text stays text: a tenth of the size of its outlines, and readers can search for it.
         "svg.fonttype": "none",
         "svg.hashsalt": "benchmarks",  # the same run gives the same file
@@ -159,7 +159,9 @@ def _works(
 
 
 def _highest(works: Iterable[tuple[str, list[dict[str, Any]]]], metric: str) -> float:
-    found = [p[metric]["median"] for _, series in works for one in series for p in one["points"]]
+    found: list[float] = [
+        p[metric]["median"] for _, series in works for one in series for p in one["points"]
+    ]
     return max([_FLOORS[metric], *found])
 
 
@@ -229,7 +231,7 @@ def _time(seconds: float) -> str:
 def _size(nbytes: float) -> str:
     if nbytes >= 1024**3:
         return f"{nbytes / 1024**3:.3g} GiB"
-    return f"{nbytes / 1024**2:.3g} MiB"
+    return f"{nbytes / 1024**2:.4g} MiB"
 
 
 def _bars(document: dict[str, Any]) -> Any:
