@@ -123,4 +123,6 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
     plain = tensor.detach().resolve_conj().resolve_neg()
     if plain._is_zerotensor():  # all zeros, at no address
         plain = torch.zeros(plain.shape, dtype=plain.dtype, device=plain.device)
-    return plain.contiguous().reshape(-1).view(torch.uint8)
+    plain = plain.contiguous()
+    # Not by reshape(): a dimension of one element may have any stride, and keeps it.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
