@@ -46,7 +46,8 @@ def load_file(
         framework: Name or alias of a framework, or a `Framework`.
         device: Where the tensors shall live, as the framework spells it.
         backend: ``"mmap"`` (lazy; tensors borrow the map), ``"pread"`` (tensors own their
-            memory), or ``"auto"``: mmap on a local disk, pread on a network file system.
+            memory), or ``"auto"``: mmap on a local disk for tensors on the host, pread on a network
+            file system and for other devices.
         keys: Which tensors: a name, a prefix that ends in ``*``, several of either, or a
             function of the name. All by default. Files without any of them are not opened.
         dtype: What floating-point tensors become while they are loaded, a few at a time:

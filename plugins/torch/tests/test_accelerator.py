@@ -10,6 +10,7 @@ import gc
 import io
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors_core import Dtype, TensorInfo, safe_open
 from safetensors_core import load_file as load_with
 from safetensors_core.transfer import ring
 from safetensors_core.transfer.accelerator import Accelerator
-from safetensors_torch import framework, load_file, save, save_file
+from safetensors_torch import framework, load_file, save, save_file, staging
 from safetensors_torch.accelerator import CudaAccelerator, pays_off, release_pinned_memory
 from safetensors_torch.blocks import tensor_in_block
 from safetensors_torch.description import DTYPES
@@ -236,6 +237,25 @@ def test_what_is_saved_from_a_device_is_what_is_saved_from_the_host(
     lent = framework.TorchFramework()._lent_buffers
     staged = staged_buffers(iter(tensors.values()), lent)
     assert list(map(bytes, staged)) == [bytes(view) for view in lent(tensors.values())]
+
+
+def test_a_group_is_copied_behind_what_the_program_computes(cuda: HostCuda) -> None:
+    stream: Any = torch.cuda.current_stream(torch.device("cuda"))
+    seen = []
+
+    def lent(tensors: Sequence[torch.Tensor]) -> list[memoryview]:
+        raise AssertionError(tensors)
+
+    class Watched(torch.Tensor):
+        def detach(self) -> torch.Tensor:
+            seen.append(torch.cuda.current_stream(torch.device("cuda")))
+            return super().detach()
+
+    tensor = torch.arange(3, dtype=torch.uint8).as_subclass(Watched)
+    [buffer] = staging._to_host(lent, staging.Group(stream, [tensor]))
+    assert bytes(buffer) == b"\0\1\2"
+    assert seen == [stream]
+    assert cuda.calls == []
 
 
 def test_pinned_memory_is_released_on_request(tmp_path: Path, cuda: HostCuda) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
+    from safetensors_torch.accelerator import release_pinned_memory
     from safetensors_torch.models import load_model, save_model
     from safetensors_torch.sharing import storage_ptr, storage_size
 
@@ -26,6 +27,7 @@ __all__ = [
     "load_file",
     "load_into",
     "load_model",
+    "release_pinned_memory",
     "save",
     "save_file",
     "save_model",
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 # What is imported with torch is imported when it is used.
 _HOMES = {
     "load_model": "models",
+    "release_pinned_memory": "accelerator",
     "save_model": "models",
     "storage_ptr": "sharing",
     "storage_size": "sharing",

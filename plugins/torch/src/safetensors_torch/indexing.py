@@ -65,7 +65,8 @@ def apply_index(
 def _as_tensor(item: Any) -> torch.Tensor:
     """An index array as torch takes it: booleans for a mask, 64-bit integers otherwise."""
     if isinstance(item, torch.Tensor):
-        return item if item.dtype is torch.bool else item.to(torch.int64)
+        host: torch.Tensor = item.cpu()  # where the tensor is that it indexes
+        return host if host.dtype is torch.bool else host.to(torch.int64)
     if isinstance(item, list):
         leaf: Any = item
         while isinstance(leaf, list):
