@@ -152,8 +152,8 @@ def _compare(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks compare", description="Compare two runs, case by case."
     )
-    parser.add_argument("before", type=_document, metavar="A.json")
-    parser.add_argument("after", type=_document, metavar="B.json")
+    parser.add_argument("before", type=_run_document, metavar="A.json")
+    parser.add_argument("after", type=_run_document, metavar="B.json")
     parser.add_argument(
         "--fail-above",
         type=float,
@@ -162,6 +162,9 @@ def _compare(arguments: list[str]) -> int:
         "case, and no sample lies among those of before",
     )
     options = parser.parse_args(arguments)
+    scales = [run["settings"]["scale"] for run in (options.before, options.after)]
+    if scales[0] != scales[1]:
+        parser.error(f"the runs have different scales, {scales[0]:g} and {scales[1]:g}")
     print(compare(options.before, options.after))
     if options.fail_above is None:
         return 0
@@ -175,7 +178,7 @@ def _table(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks table", description="Print a run as a table of Markdown."
     )
-    parser.add_argument("run", type=_document, metavar="RUN.json")
+    parser.add_argument("run", type=_run_document, metavar="RUN.json")
     print(markdown(parser.parse_args(arguments).run))
     return 0
 
@@ -197,7 +200,16 @@ def _document(path: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{path} is no document of a run: {error}") from error
+        raise argparse.ArgumentTypeError(
+            f"{path} is not what a run has written: {error}"
+        ) from error
+    return found
+
+
+def _run_document(path: str) -> dict[str, Any]:
+    found = _document(path)
+    if found.get("kind") != "run":
+        raise argparse.ArgumentTypeError(f"{path} is not what `python -m benchmarks run` writes")
     return found
 
 

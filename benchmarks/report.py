@@ -87,17 +87,20 @@ def machine_lines(run: dict[str, Any]) -> list[str]:
         if side["role"] == "peer" and "missing" not in side
     ]
     missing = [f"{name} ({side['missing']})" for name, side in sides if "missing" in side]
+    files = f"files on {machine['file_system']}"
+    load = f"load average {machine['load_average']} at the start"
     lines = [
         [run["date"], machine["cpu"], f"{machine['cores']} cores", memory],
-        [f"huge pages {machine['huge_pages']}", machine["system"]],
+        [f"huge pages {machine['huge_pages']}", machine["system"], files, load],
         [machine["python"], *packages],
         [f"peers: {', '.join(peers)}"],
-        [f"medians of {settings['repeat']}", "each sample in a process of its own, sides in turn"],
         [f"without {'; '.join(missing)}"] if missing else [],
+        [
+            f"medians of {settings['repeat']}",
+            "each sample in a process of its own, sides in turn",
+            f"scale {settings['scale']:g}",
+        ],
     ]
-    lines[1].append(f"files on {machine['file_system']}")
-    lines[1].append(f"load average {machine['load_average']} at the start")
-    lines[3].append(f"scale {settings['scale']:g}")
     return [", ".join(line) for line in lines if line]
 
 

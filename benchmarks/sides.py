@@ -39,7 +39,6 @@ class Side:
             environment.
         frameworks: Those whose tensors it handles; empty for all.
         kind: Format of the files that it reads and writes.
-        devices: Kinds of devices that it can load to.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Side:
     install: tuple[str, ...] = ()
     frameworks: tuple[FrameworkName, ...] = ()
     kind: Format = "safetensors"
-    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def folder(self) -> Path:
@@ -174,7 +172,7 @@ SIDES = [
     Side(
         "fastsafetensors",
         "peer",
-        {"owned": others.fastsafetensors_load, "device": others.fastsafetensors_load},
+        {"device": others.fastsafetensors_load},
         "fastsafetensors",
         ("fastsafetensors", "typer"),
         ("torch",),
@@ -186,12 +184,11 @@ SIDES = [
         "instanttensor",
         ("instanttensor",),
         ("torch",),
-        devices=("cuda",),
     ),
     Side(
         "flashpack",
         "peer",
-        {"load": others.flashpack_load, "device": others.flashpack_load},
+        {"device": others.flashpack_load},
         "flashpack",
         ("flashpack", "accelerate", "psutil", "pyyaml"),
         ("torch",),
@@ -200,7 +197,7 @@ SIDES = [
     Side(
         "runai-model-streamer",
         "peer",
-        {"owned": others.runai_load, "device": others.runai_load},
+        {"device": others.runai_load},
         "runai-model-streamer",
         ("runai-model-streamer", "humanize"),
         ("torch",),
@@ -212,7 +209,7 @@ SIDES = [
         "huggingface_hub",
     ),
     Side("empty tensors", "limit", {"load": limits.make_empty}),
-    Side("memcpy", "limit", {"owned": limits.copy_memory, "bytes": limits.copy_memory}),
+    Side("memcpy", "limit", {"bytes": limits.copy_memory}),
     Side("preadv", "limit", {"touch": limits.read_file, "owned": limits.read_file}),
     Side("write", "limit", {"save": limits.write_file}),
     Side(
