@@ -82,14 +82,20 @@ def test_memory_is_used_again_for_its_own_size_alone() -> None:
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
-    buffers = [allocate(20 * MIB + mmap.PAGESIZE * number) for number in range(5)]
-    sizes = [len(buffer) for buffer in buffers]
+    sizes = [(number + 14) * MIB for number in (0, 2, 4, 6, 8)]
+    buffers = [allocate(size) for size in sizes]
     buffers.reverse()
     while buffers:
         buffers.pop()
     assert [len(block) for [block] in allocation._released] == sizes[-3:]
     allocate(65 * MIB)
     assert [len(block) for [block] in allocation._released] == sizes[-3:]
+
+
+def test_large_memory_is_whole_huge_pages_and_small_memory_is_no_more_than_asked_for() -> None:
+    allocate(20 * MIB + 1)
+    allocate(3 * MIB + 1)
+    assert [len(block) for [block] in allocation._released] == [22 * MIB, 3 * MIB + mmap.PAGESIZE]
 
 
 def test_threads_never_share_memory() -> None:

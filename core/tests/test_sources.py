@@ -124,6 +124,26 @@ def test_tensors_that_lie_together_are_read_together(path: Path) -> None:
     ]
 
 
+def test_the_first_tensors_of_a_file_are_read_as_they_lie_where_all_are_aligned(
+    tmp_path: Path,
+) -> None:
+    tensors = {name: counting(Dtype.F32, size) for name, size in [("a", 16), ("b", 32), ("c", 5)]}
+    path = tmp_path / "aligned.safetensors"
+    path.write_bytes(file_bytes(tensors))
+    source = FileSource(path)
+    infos = source.read_header().tensors
+    for names in (["a", "b", "c"], ["a", "b"]):
+        some = {name: infos[name] for name in names}
+        buffer, placed = source.fetch(some, 64)
+        assert placed == some
+        assert len(buffer) == some[names[-1]].data_offsets[1]
+        assert address(buffer) % 64 == 0
+        assert tensors_in(buffer, placed) == {name: tensors[name] for name in names}
+    buffer, placed = source.fetch({name: infos[name] for name in ("b", "c")}, 64)
+    assert [info.data_offsets for info in placed.values()] == [(0, 128), (128, 148)]
+    assert tensors_in(buffer, placed) == {name: tensors[name] for name in ("b", "c")}
+
+
 @pytest.mark.parametrize("opener", ["mapped", "bytearray"])
 def test_borrowed_memory_is_shared_between_loads(opener: str, path: Path) -> None:
     source = OPENERS[opener](path)

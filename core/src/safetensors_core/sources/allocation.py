@@ -10,6 +10,7 @@ import weakref
 __all__ = ["allocate"]
 
 _HUGE = 2 * 1024 * 1024  # from here on, huge pages fit
+_WHOLE = 8 * _HUGE  # from here on, a last huge page that is used in part wastes little
 _BLOCK = 128 * 1024  # from here on, page faults cost more than a mapping of its own
 _MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
 _KEPT = 64 * 1024 * 1024  # bytes of released blocks that stay with the process
@@ -41,7 +42,10 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
         return _small(nbytes, alignment)
     import ctypes  # small files need none of it
 
-    size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    # Linux lets a mapping begin with a huge page only where its size is a multiple of one. The
+    # small pages before the first and after the last would take longer than the waste does.
+    unit = mmap.PAGESIZE if nbytes < _WHOLE else _HUGE
+    size = -(-nbytes // unit) * unit
     block = _taken(size) or _new(size)
     # The buffer itself, and whatever a framework makes of it, keeps this object alive.
     owner = (ctypes.c_char * size).from_buffer(block)

@@ -13,6 +13,8 @@ from safetensors_core.sources.allocation import allocate
 
 __all__ = ["ByteSource", "Segment"]
 
+_WIDEST = 8  # bytes of the widest element of the format
+
 
 class Segment(NamedTuple):
     """A range of a source's bytes and its place in a buffer.
@@ -198,7 +200,7 @@ class ByteSource(ABC):
 
 def place(
     infos: Mapping[str, TensorInfo], data_start: int, alignment: int
-) -> tuple[dict[str, TensorInfo], list[Segment], int]:
+) -> tuple[Mapping[str, TensorInfo], list[Segment], int]:
     """Lay tensors out in a buffer, each aligned, with as few separate reads as that allows.
 
     Args:
@@ -218,6 +220,9 @@ def place(
         >>> place(infos, 100, 8)[1:]
         ([Segment(offset=100, begin=0, end=3), Segment(offset=103, begin=8, end=9)], 9)
     """
+    nbytes = _lying_as_placed(infos, alignment)
+    if nbytes:
+        return infos, [Segment(data_start, 0, nbytes)], nbytes
     begins: dict[str, int] = {}
     segments: list[Segment] = []
     filled = 0  # end of the last segment in the buffer
@@ -241,3 +246,18 @@ def place(
         for name, info in infos.items()
     }
     return placed, segments, max([filled, *begins.values()])
+
+
+def _lying_as_placed(infos: Mapping[str, TensorInfo], alignment: int) -> int:
+    """Bytes of the tensors if they are the file's first ones, each aligned there; 0 otherwise.
+
+    That is most files that are read whole, and quickly found out for tens of thousands of tensors.
+    """
+    step = max(alignment, _WIDEST)
+    filled = 0
+    for info in infos.values():
+        begin, end = info.data_offsets
+        if begin != filled or begin % step:
+            return 0
+        filled = end
+    return filled
