@@ -227,7 +227,7 @@ def _fill(
     done, total = 0, sum(info.nbytes for _, infos in parts for info in infos.values())
     for nbytes in _filled(described, parts, memory, WINDOW if progress else total):
         done += nbytes
-        if progress is not None:
+        if progress is not None and nbytes:
             progress(done, total)
 
 

@@ -62,8 +62,7 @@ def load_parts(
         jobs = windows(jobs, WINDOW) or jobs
     if len(jobs) == 1:
         loaded = _load(framework, jobs[0], device, dtype)
-        if progress is not None:
-            nbytes = _nbytes(jobs[0])
+        if progress is not None and (nbytes := _nbytes(jobs[0])):
             progress(nbytes, nbytes)
         return loaded
     done, total = 0, sum(map(_nbytes, jobs))
@@ -71,8 +70,8 @@ def load_parts(
     with ReadAhead(jobs, ahead=1) as ready:
         for job in ready:
             loaded.update(_load(framework, job, device, dtype))
-            if progress is not None:
-                done += _nbytes(job)
+            if progress is not None and (nbytes := _nbytes(job)):
+                done += nbytes
                 progress(done, total)
     if dtype is None:
         return loaded
