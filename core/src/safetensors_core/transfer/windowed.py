@@ -34,6 +34,10 @@ def read_windows(
         >>> [list(placed) for _, placed in read_windows(source, source.read_header().tensors)]
         [['bias', 'weight']]
     """
-    with ReadAhead(windows([(source, infos)], WINDOW), ahead=1) as ready:
+    parts = windows([(source, infos)], WINDOW)
+    if len(parts) == 1:  # nothing is ahead
+        yield source.fetch(infos, alignment)
+        return
+    with ReadAhead(parts, ahead=1) as ready:
         for part, wanted in ready:
             yield part.fetch(wanted, alignment)
