@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from safetensors_core import (
     collector,
 )
 from safetensors_core.sources import MemorySource
+from safetensors_core.transfer import read_windows
 from safetensors_jax import placement
 from safetensors_jax.devices import Target, find_target
 from safetensors_jax.placement import ALIGNMENT, WIDE, exact, warn_of_wide
@@ -29,6 +30,9 @@ from safetensors_jax.shards import check_sharding, load_sharded
 from safetensors_numpy.alignment import align
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["JaxFramework"]
 
@@ -41,6 +45,13 @@ _NUMPY = NumpyFramework()
 
 # XLA copies smaller arrays before its call returns, and as fast as anyone could.
 _COPIED_HERE = 64 * 1024
+
+# Bytes of an array below which a copy of it is made sooner than an array of NumPy over it.
+_SMALL = 4096
+# What JAX exports as a buffer on the CPU.
+_EXPORTED = frozenset(
+    dtype for dtype in _DTYPES.values() if dtype.isbuiltin == 1 and dtype.isnative
+)
 
 
 class JaxFramework(HostFramework):
@@ -96,6 +107,17 @@ class JaxFramework(HostFramework):
         if not tensor.is_fully_replicated:
             _check_parts(tensor)
         return TensorSpec(code, tensor.shape)
+
+    def to_buffers(self, tensors: Iterable[jax.Array]) -> Iterator[Buffer]:
+        """The bytes of arrays; aliases those in the CPU's memory but the small ones."""
+        seen, is_host = None, False
+        for tensor in tensors:
+            # Nearly all arrays have one sharding in common, the same object.
+            sharding = tensor.sharding
+            if sharding is not seen:
+                seen, is_host = sharding, _is_host(sharding)
+            exported = is_host and tensor.dtype in _EXPORTED
+            yield (exported and _small(tensor)) or self.to_buffer(tensor)
 
     def to_array(self, tensor: jax.Array) -> Array:
         """An array on the host; aliases one that lies in the CPU's memory."""
@@ -153,22 +175,17 @@ class JaxFramework(HostFramework):
         assigned = self._assign(infos, device)
         loaded: dict[str, jax.Array] = {}
         with exact(bool(_wide(infos))):
-            whole: dict[str, TensorInfo] = {}
+            on_host: list[tuple[Target, Mapping[str, TensorInfo]]] = []
             for target, group in assigned:
-                if target.sharding.is_fully_replicated:
-                    whole.update(group)
-                    continue
-                for name, info in group.items():
-                    loaded[name] = load_sharded(source, info, target.sharding)
-            # JAX takes arrays for constant: memory that the user can write to is not lent to it.
-            lends = not isinstance(source, MemorySource)
-            fetch = source.fetch if lends else functools.partial(ByteSource.fetch, source)
-            buffer, placed = fetch(whole, ALIGNMENT)
-            with collector.paused():
-                for target, group in assigned:
-                    if target.sharding.is_fully_replicated:
-                        own = {name: placed[name] for name in group}
-                        loaded.update(_over_buffer(buffer, own, target))
+                if not target.sharding.is_fully_replicated:
+                    for name, info in group.items():
+                        loaded[name] = load_sharded(source, info, target.sharding)
+                elif _on_cpu(target):
+                    on_host.append((target, group))
+                else:
+                    loaded.update(_copied(source, group, target))
+            if on_host:
+                loaded.update(_lent(source, on_host))
         return loaded if len(assigned) == 1 else {name: loaded[name] for name in infos}
 
     def from_buffers(
@@ -188,6 +205,16 @@ class JaxFramework(HostFramework):
         if target.device is None:
             check_sharding("", part.shape, target.sharding)
         return self.from_array(part, target)
+
+    def prefers_map(self, device: Any) -> bool:
+        """Whether all arrays go to the CPU."""
+        if isinstance(device, str) and device == "cpu":
+            return True
+        places = device.values() if isinstance(device, Mapping) else [device]
+        try:
+            return all(_on_cpu(self.find_device(place)) for place in places)
+        except InvalidInputError:  # loading will say it
+            return True
 
     def _assign(
         self, infos: Mapping[str, TensorInfo], device: Any
@@ -231,6 +258,35 @@ def _check_parts(array: jax.Array) -> None:
         )
 
 
+def _lent(
+    source: ByteSource, assigned: list[tuple[Target, Mapping[str, TensorInfo]]]
+) -> dict[str, jax.Array]:
+    """Arrays of the CPU's devices, in the memory that the source hands out."""
+    # JAX takes arrays for constant: memory that the user can write to is not lent to it.
+    lends = not isinstance(source, MemorySource)
+    fetch = source.fetch if lends else functools.partial(ByteSource.fetch, source)
+    infos = {name: info for _, group in assigned for name, info in group.items()}
+    buffer, placed = fetch(infos, ALIGNMENT)
+    made: dict[str, jax.Array] = {}
+    with collector.paused():
+        for target, group in assigned:
+            made.update(_over_buffer(buffer, {name: placed[name] for name in group}, target))
+    return made
+
+
+def _copied(
+    source: ByteSource, infos: Mapping[str, TensorInfo], target: Target
+) -> dict[str, jax.Array]:
+    """Arrays of other devices: some are copied there while the next ones are read."""
+    made: dict[str, jax.Array] = {}
+    for buffer, placed in read_windows(source, infos):
+        arrays = _over_buffer(buffer, placed, target)
+        # JAX copies in the background. Without this, all that is read could wait for it in memory.
+        jax.block_until_ready(list(arrays.values()))
+        made.update(arrays)
+    return made
+
+
 def _over_buffer(
     buffer: memoryview, infos: Mapping[str, TensorInfo], target: Target
 ) -> dict[str, jax.Array]:
@@ -244,6 +300,21 @@ def _over_buffer(
 def _on_cpu(target: Target) -> bool:
     devices: set[Any] = target.sharding.addressable_devices
     return all(device.platform == "cpu" for device in devices)
+
+
+def _is_host(sharding: jax.sharding.Sharding) -> bool:
+    """Whether arrays lie whole in the memory of this process."""
+    devices: set[Any] = sharding.device_set
+    return len(devices) == 1 and all(device.platform == "cpu" for device in devices)
+
+
+def _small(array: jax.Array) -> bytes:
+    """The bytes of an array that is small; none of another, or of one that is not in C order."""
+    try:
+        view = memoryview(array)
+    except BufferError:
+        return b""
+    return bytes(view) if view.nbytes <= _SMALL else b""
 
 
 def _on_host(array: jax.Array) -> Array:
