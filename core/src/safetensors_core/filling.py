@@ -183,8 +183,9 @@ def _check_overlaps(
     location: str, groups: Iterable[list[str]], infos: Mapping[str, TensorInfo]
 ) -> None:
     """Refuse to fill the same memory twice: nobody could say with what."""
-    filled = ([name for name in group if name in infos] for group in groups)
-    conflicts = [names for names in filled if len(names) > 1]
+    filled = (tuple(sorted(name for name in group if name in infos)) for group in groups)
+    # Some are found twice: by their framework and by their addresses.
+    conflicts = [names for names in dict.fromkeys(filled) if len(names) > 1]
     if conflicts:
         shown = ", ".join(f"{{{', '.join(map(repr, names))}}}" for names in conflicts[:10])
         error = SharedMemoryError(conflicts, "")
