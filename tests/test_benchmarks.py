@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from benchmarks.cases import CASES, Case
-from benchmarks.checkpoints import make_arrays, write_file
+from benchmarks.checkpoints import make_arrays
+from benchmarks.files import write_file
 from benchmarks.frameworks import FRAMEWORKS, handling
 from benchmarks.setting import Setting
+from benchmarks.sides import SIDES, Side, find
 from benchmarks.values import of_tensors, touch
 from benchmarks.worker import WARM_UP, take_sample
 
@@ -23,12 +25,20 @@ ROOT = Path(__file__).resolve().parents[1]
 SCALE = 0.002
 
 
+def here(side: Side) -> bool:
+    """Whether a side is in this environment: two versions of a package need two processes."""
+    found = find(side)
+    return found.missing is None and found.folder is None
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("benchmarks"))
-    for checkpoint in {case.checkpoint for case in CASES if case.checkpoint}:
+    files = {(case.checkpoint, side.kind) for case in CASES for side in case.sides if here(side)}
+    for checkpoint, kind in files:
         for scale in (SCALE, SCALE * WARM_UP):
-            write_file(folder, checkpoint, scale)
+            if checkpoint:
+                write_file(folder, checkpoint, scale, kind)
     return folder
 
 
@@ -40,20 +50,36 @@ def _small_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_the_names_of_cases_differ() -> None:
+def test_the_names_of_cases_and_of_sides_differ() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
+    assert len({side.name for side in SIDES}) == len(SIDES)
+
+
+def test_targets_are_about_sides_that_do_the_work() -> None:
+    for case in CASES:
+        names = {side.name: side.role for side in case.sides}
+        for target in case.targets:
+            assert not target.side or names[target.side] == "limit"
+            assert target.kind != "peer" or "peer" in names.values()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_both_sides_compute_the_same(case: Case, folder: str) -> None:
+def test_all_sides_compute_the_same(case: Case, folder: str) -> None:
     if case.name.startswith("metadata-"):
         for package in ("aiohttp", "fsspec", "huggingface_hub"):
             pytest.importorskip(package, reason="this environment reads nothing from the Hub")
     before = sorted(Path(folder).iterdir())
-    ours = take_sample(case, "ours", folder, SCALE)
-    peer = take_sample(case, "peer", folder, SCALE)
-    assert ours["value"] == peer["value"]
-    assert ours["measured"] > 0 or case.work.metric != "seconds"
+    samples = {
+        # Continuous integration has no GPU: what is done to one is done to the host.
+        side.role + side.name: take_sample(case, side, folder, SCALE, device="cpu")
+        for side in case.sides
+        if here(side)
+    }
+    expected = samples["oursours"]["value"]
+    assert expected is not None
+    for name, sample in samples.items():
+        assert sample["value"] == (None if name.startswith("limit") else expected)
+        assert sample["measured"] > 0 or case.work.metric != "seconds"
     assert sorted(Path(folder).iterdir()) == before
 
 
@@ -105,15 +131,18 @@ def test_a_run_prints_a_table_and_writes_every_sample(tmp_path: Path) -> None:
     command += ["--json", str(tmp_path / "run.json"), "--folder", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     run = json.loads((tmp_path / "run.json").read_text("utf-8"))
-    assert [case["name"] for case in run["cases"]] == [
-        "open-small",
-        "save-small-numpy",
-        "import-core",
-    ]
+    sides = {case["name"]: list(case["sides"]) for case in run["cases"]}
+    assert sides.keys() == {"open-small", "save-small-numpy", "import-core"}
+    assert sides["open-small"][:2] == ["ours", "safetensors 0.8.0"]
+    assert sides["import-core"] == ["ours", "bare Python"]
+    assert {"NumPy", "write"} <= set(sides["save-small-numpy"])
     for case in run["cases"]:
-        assert len(case["ours"]["samples"]) == len(case["peer"]["samples"]) == 2
         assert case["name"] in done.stdout
+        for name, series in case["sides"].items():
+            assert len(series["samples"]) == 2
+            assert name in done.stdout
     assert run["machine"]["packages"]["safetensors"]
+    assert run["date"] in done.stdout
     # The temporary folder is gone.
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -144,14 +173,21 @@ def test_versions_of_frameworks_are_told_without_importing_them() -> None:
     assert not imported
 
 
-def test_the_list_says_what_is_timed_on_both_sides() -> None:
+def test_the_list_says_what_is_timed_on_all_sides() -> None:
     command = [sys.executable, "-m", "benchmarks", "--list", "--case", "owned-large-torch"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
-        "owned-large-torch: large, torch, warm file, target >= 2x",
-        '    ours  load_file(path, backend="pread")',
-        '    peer  load_file(path, backend="pread")',
+    first, *sides = done.stdout.splitlines()
+    assert first == (
+        "owned-large-torch: large, torch, warm file, target >= 3x, target ours <= 1.25x preadv"
+    )
+    assert [line.split("  ", 3)[2].strip() for line in sides] == [
+        "ours",
+        "safetensors 0.8.0",
+        "safetensors 0.9.0rc1",
+        "PyTorch",
+        "preadv",
     ]
+    assert sides[0].endswith('load_file(path, backend="pread")')
 
 
 def test_a_name_that_no_case_has_is_an_error() -> None:
