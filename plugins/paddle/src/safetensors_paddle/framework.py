@@ -12,12 +12,14 @@ import numpy.typing as npt
 import paddle
 
 from safetensors_core import (
+    ByteSource,
     Dtype,
     InvalidInputError,
     TensorInfo,
     TensorSpec,
     UnsupportedDtypeError,
 )
+from safetensors_core.transfer import read_windows
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
 from safetensors_paddle.devices import find_place
@@ -118,6 +120,26 @@ class PaddleFramework(HostFramework):
         code = _CODES_OF_ARRAYS[array.dtype.newbyteorder("<")]
         tensor = from_carrier(array, code)
         return tensor if device.is_cpu_place() else tensor._copy_to(device, True)
+
+    def prefers_map(self, device: Any) -> bool:
+        """Whether a device is the host."""
+        try:
+            return bool(find_place(device).is_cpu_place())
+        except InvalidInputError:  # loading will say it
+            return True
+
+    def load(
+        self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
+    ) -> dict[str, Any]:
+        """Tensors from a source; some are copied to a device while the next ones are read."""
+        place = find_place(device)
+        if place.is_cpu_place():
+            return super().load(source, infos, place)
+        self.check_dtypes(infos)
+        loaded: dict[str, Any] = {}
+        for buffer, placed in read_windows(source, infos):
+            loaded.update(self.from_buffers(buffer, placed, place))
+        return loaded
 
     def from_buffers(
         self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any

@@ -1,0 +1,89 @@
+"""Loading to devices other than the CPU, for which the CPU stands in: window by window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import safetensors_numpy
+from safetensors_core import safe_open
+from safetensors_core.sources import FileSource
+from safetensors_core.transfer import windowed
+from safetensors_jax import framework, load_file
+from safetensors_jax.framework import JaxFramework
+
+ARRAYS: dict[str, Any] = {
+    "a": np.arange(3000, dtype=np.float32).reshape(30, 100),
+    "b": np.arange(7, dtype=np.int8),
+    "c": np.array(2**40 + 1),
+    "d": np.zeros((0, 3), np.float16),
+    "e": np.arange(5000, dtype=np.uint16),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of several windows."""
+    safetensors_numpy.save_file(ARRAYS, tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as a device that it is not, and windows of a kilobyte."""
+    monkeypatch.setattr(framework, "_on_cpu", lambda _: False)
+    monkeypatch.setattr(windowed, "WINDOW", 1000)
+
+
+@pytest.mark.filterwarnings("ignore:these tensors have 64 bits")
+@pytest.mark.parametrize("backend", ["auto", "mmap", "pread"])
+@pytest.mark.parametrize("device", [None, "cpu:0", {"a": "cpu:0"}])
+def test_arrays_come_in_windows_bit_for_bit(path: Path, backend: Any, device: Any) -> None:
+    loaded = load_file(path, device, backend=backend)
+    expected = safetensors_numpy.load_file(path)
+    assert list(loaded) == list(expected)
+    for name, array in loaded.items():
+        assert array.dtype == expected[name].dtype
+        assert np.array_equal(array, expected[name])
+
+
+def test_one_window_is_read_ahead_of_what_is_copied(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fetch, over = FileSource.fetch, framework._over_buffer
+
+    def noted_fetch(self: FileSource, infos: Any, alignment: int = 1) -> Any:
+        events.append(f"read {''.join(infos)}")
+        return fetch(self, infos, alignment)
+
+    def noted_over(buffer: memoryview, infos: Any, target: Any) -> Any:
+        events.append(f"copy {''.join(infos)}")
+        return over(buffer, infos, target)
+
+    monkeypatch.setattr(FileSource, "fetch", noted_fetch)
+    monkeypatch.setattr(framework, "_over_buffer", noted_over)
+    with safe_open(path, "jax", backend="pread") as file:
+        file.get_tensors(["a", "b", "e"])
+    reads = [event for event in events if event.startswith("read")]
+    copies = [event for event in events if event.startswith("copy")]
+    assert sorted(event[5:] for event in reads) == sorted(event[5:] for event in copies)
+    assert len(copies) == 3
+    assert events.index(f"read{copies[2][4:]}") > events.index(copies[0])  # one ahead, not all
+
+
+@pytest.mark.parametrize(
+    ("device", "maps"), [("cpu", True), ("cpu:0", False), ({"a": "cpu:0"}, False), ("tpu:9", True)]
+)
+def test_files_for_other_devices_are_not_mapped(device: Any, maps: bool) -> None:
+    assert JaxFramework().prefers_map(device) is maps
+
+
+def test_one_array_is_read_without_a_thread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windowed, "ReadAhead", None)
+    with safe_open(path, "jax", jax.devices()[0], backend="pread") as file:
+        assert np.array_equal(file.get_tensor("b"), ARRAYS["b"])
