@@ -123,7 +123,8 @@ def _run_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="FILE", help="write every sample to a file as well")
     parser.add_argument(
-        "--folder", help="where to put a temporary folder of 5 GB, with a GPU 19 GB (default: the system's)"
+        "--folder",
+        help="where to put a temporary folder of 5 GB, with a GPU 19 GB (default: the system's)",
     )
     parser.add_argument(
         "--scale",
