@@ -13,7 +13,7 @@ import safetensors_numpy
 from safetensors_core import safe_open
 from safetensors_core.sources import FileSource
 from safetensors_core.transfer import windowed
-from safetensors_jax import framework, load_file
+from safetensors_jax import framework, load_file, save, staging
 from safetensors_jax.framework import JaxFramework
 
 ARRAYS: dict[str, Any] = {
@@ -87,3 +87,27 @@ def test_one_array_is_read_without_a_thread(path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(windowed, "ReadAhead", None)
     with safe_open(path, "jax", jax.devices()[0], backend="pread") as file:
         assert np.array_equal(file.get_tensor("b"), ARRAYS["b"])
+
+
+def test_one_array_is_on_its_way_while_the_one_before_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrays = {name: jax.numpy.arange(size) for name, size in [("a", 5), ("b", 7), ("c", 2000)]}
+    expected = save(arrays)
+    begun: list[int] = []
+
+    def bring(array: jax.Array) -> jax.Array:
+        begun.append(array.size)
+        return array
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert save(arrays) == expected
+    monkeypatch.setattr(staging, "brought_to_host", bring)
+    buffers = JaxFramework().to_buffers(iter(arrays.values()))
+    sizes = [(len(bytes(buffer)), list(begun)) for buffer in buffers]
+    item = arrays["a"].dtype.itemsize
+    assert sizes == [
+        (5 * item, [5, 7]),
+        (7 * item, [5, 7, 2000]),
+        (2000 * item, [5, 7, 2000]),
+    ]

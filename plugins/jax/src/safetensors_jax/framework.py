@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +26,7 @@ from safetensors_jax import placement
 from safetensors_jax.devices import Target, find_target
 from safetensors_jax.placement import ALIGNMENT, WIDE, exact, warn_of_wide
 from safetensors_jax.shards import check_sharding, load_sharded
+from safetensors_jax.staging import brought_ahead, brought_to_host
 from safetensors_numpy.alignment import align
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
@@ -109,7 +109,12 @@ class JaxFramework(HostFramework):
         return TensorSpec(code, tensor.shape)
 
     def to_buffers(self, tensors: Iterable[jax.Array]) -> Iterator[Buffer]:
-        """The bytes of arrays; aliases those in the CPU's memory but the small ones."""
+        """The bytes of arrays; aliases those in the CPU's memory but the small ones.
+
+        Those of other devices are on their way while the caller writes the ones before.
+        """
+        if jax.default_backend() != "cpu":
+            tensors = brought_ahead(tensors)
         seen, is_host = None, False
         for tensor in tensors:
             # Nearly all arrays have one sharding in common, the same object.
@@ -319,12 +324,4 @@ def _small(array: jax.Array) -> bytes:
 
 def _on_host(array: jax.Array) -> Array:
     """The values of an array on one device."""
-    [device] = array.devices()
-    if device.platform != "cpu":
-        # JAX keeps what asarray() copies from a device as long as the array lives: in the end,
-        # a second model in the host's memory. A copy of our own is freed when it is written.
-        with contextlib.suppress(RuntimeError):  # a JAX that was started without the CPU
-            host = jax.local_devices(backend="cpu")[0]
-            with exact(array.dtype.itemsize == 8):
-                array = jax.device_put(array, host)
-    return np.asarray(array)
+    return np.asarray(brought_to_host(array))
