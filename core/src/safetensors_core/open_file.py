@@ -18,7 +18,8 @@ from safetensors_core.progress import Progress
 from safetensors_core.read_ahead import ReadAhead, windows
 from safetensors_core.shards.shard_set import open_shards
 from safetensors_core.sizes import parse_size
-from safetensors_core.sources import ByteSource
+from safetensors_core.sources import ByteSource, MappedSource
+from safetensors_core.sources.window_map import WindowMap
 from safetensors_core.tensor_slice import TensorSlice
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             names: Their names; all by default.
             window: Bytes that are read at a time, as a number or as a text such as ``"1GiB"``. Two
                 windows are in memory at once, beside what the caller keeps; a tensor that is
-                larger than a window is one alone.
+                larger than a window is one alone. Of a file that is mapped, a window is a map of
+                its own, which ends with the last tensor of it that the caller keeps.
 
         Yields:
             A name and its tensor.
@@ -222,7 +224,11 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             bias 0.0
             weight 15.0
         """
-        parts = windows(self._shards.parts(names), parse_size(window))
+        parts = [
+            (WindowMap(source) if isinstance(source, MappedSource) else source, infos)
+            for source, infos in self._shards.parts(names)
+        ]
+        parts = windows(parts, parse_size(window))
         with ReadAhead(parts, ahead=1) as ready:
             for part in ready:
                 yield from self._load_part(*part).items()

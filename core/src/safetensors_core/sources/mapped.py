@@ -47,6 +47,8 @@ class MappedSource(ByteSource):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.location = os.fsdecode(path)
         fd, self.size = open_regular(path)
+        #: Device and number of the file: its path may lead to another one later.
+        self.identity = identity_of(fd)
         try:
             # An empty file cannot be mapped; reading its header says what is wrong with it.
             self._map = map_privately(fd, self.size) if self.size else memoryview(b"")
@@ -98,12 +100,31 @@ class MappedSource(ByteSource):
         return mapped
 
 
-def map_privately(fd: int, nbytes: int) -> memoryview:
+def identity_of(fd: int) -> tuple[int, int]:
+    """What tells a file from all others for as long as somebody has it open.
+
+    Args:
+        fd: Descriptor of the file.
+
+    Returns:
+        Numbers of its device and of the file on it.
+
+    Example:
+        >>> with open(os.devnull) as a, open(os.devnull) as b:
+        ...     identity_of(a.fileno()) == identity_of(b.fileno())
+        True
+    """
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def map_privately(fd: int, nbytes: int, offset: int = 0) -> memoryview:
     """Map a file copy-on-write.
 
     Args:
         fd: Descriptor of the file; may be closed afterwards.
         nbytes: How much of the file to map, in bytes.
+        offset: Where to begin, a multiple of `mmap.ALLOCATIONGRANULARITY`.
 
     Returns:
         Writable memory backed by the file.
@@ -115,6 +136,7 @@ def map_privately(fd: int, nbytes: int) -> memoryview:
             nbytes,
             flags=mmap.MAP_PRIVATE | _NORESERVE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            offset=offset,
             **options,
         )
     )
