@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from safetensors_numpy.alignment import align
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
 from safetensors_tensorflow.devices import HOST, as_device
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["TensorflowFramework"]
 
@@ -55,6 +58,10 @@ _EXPORTED = frozenset(
     {tf.bool, tf.uint8, tf.int8, tf.int16, tf.uint16, tf.int32, tf.uint32, tf.float32}
     | {tf.float64, tf.int64, tf.uint64}
 )
+# TensorFlow has one object for each type, and compares them in Python.
+_EXPORTED_OBJECTS = frozenset(map(id, _EXPORTED))
+_CODES_OF_OBJECTS = {id(dtype): code for dtype, code in _CODES.items()}
+_COPIED = 4096  # bytes of a tensor below which a copy of it is made sooner than it is lent
 _REMEDIES = {
     tf.string: "Encode the texts as numbers with tf.io.decode_raw(), or keep them in the metadata",
     tf.complex128: "Save tf.math.real() and tf.math.imag() of it as two tensors",
@@ -121,7 +128,7 @@ class TensorflowFramework(HostFramework):
         """Dtype and shape of a tensor in the file."""
         if type(tensor) is not _Eager:
             tensor = _saveable(tensor)
-        code = _CODES.get(tensor.dtype)
+        code = _CODES_OF_OBJECTS.get(id(tensor.dtype))
         if code is None:
             raise UnsupportedDtypeError(
                 tensor.dtype.name,
@@ -143,6 +150,20 @@ class TensorflowFramework(HostFramework):
         if type(tensor) is _Eager and tensor.dtype in _EXPORTED and "CPU" in tensor.device:
             return memoryview(tensor)
         return super().to_buffer(tensor)
+
+    def to_buffers(self, tensors: Iterable[Any]) -> Iterator[Buffer]:
+        """The bytes of tensors; aliases those on the CPU but the small ones."""
+        for tensor in tensors:
+            if (
+                type(tensor) is _Eager
+                and id(tensor.dtype) in _EXPORTED_OBJECTS
+                and "CPU" in tensor.device
+            ):
+                view = memoryview(tensor)
+                yield bytes(view) if view.nbytes <= _COPIED else view
+                del view
+            else:
+                yield self.to_buffer(tensor)
 
     def to_array(self, tensor: Any) -> Array:
         """A tensor as an array, which aliases it on the CPU."""
