@@ -14,7 +14,7 @@ import pytest
 from core.tests.late_accelerator import LateAccelerator
 from safetensors_core import Dtype, InvalidInputError, TensorInfo, TensorSpec, save_stream
 from safetensors_core.sources import ByteSource, FileSource, MemorySource
-from safetensors_core.transfer import Pinned, plan, ring, upload
+from safetensors_core.transfer import Pinned, Place, plan, ring, upload
 from safetensors_core.transfer.plan import plan_upload
 from safetensors_core.transfer.ring import Ring, ring_for
 
@@ -57,6 +57,12 @@ def opened(path: Path) -> tuple[FileSource, Mapping[str, TensorInfo]]:
 MIXED = [5, 0, PAGE, 300, 1, 9 * PAGE, 0, 256, 17, *[100] * 90, 40 * PAGE + 3, 7]
 
 
+def contents_of(uploaded: tuple[list[bytearray], dict[str, Place]]) -> dict[str, bytes]:
+    """What lies where tensors are said to lie."""
+    blocks, places = uploaded
+    return {name: bytes(blocks[n][begin:end]) for name, (n, begin, end) in places.items()}
+
+
 def free_slots(device: LateAccelerator) -> int:
     """How many slots can be taken now."""
     gc.collect()
@@ -75,7 +81,7 @@ def test_every_byte_comes_to_its_place(
     contents = write(tmp_path / "a", sizes)
     source, infos = opened(tmp_path / "a")
     placed = upload(source, infos, device)
-    assert {n: bytes(b[begin:end]) for n, (b, begin, end) in placed.items()} == contents
+    assert contents_of(placed) == contents
 
 
 def test_a_selection_of_tensors_comes_without_the_others(
@@ -85,9 +91,7 @@ def test_a_selection_of_tensors_comes_without_the_others(
     source, infos = opened(tmp_path / "a")
     chosen = sorted(contents)[::3]
     placed = upload(source, {name: infos[name] for name in reversed(chosen)}, device)
-    assert {n: bytes(b[begin:end]) for n, (b, begin, end) in placed.items()} == {
-        name: contents[name] for name in chosen
-    }
+    assert contents_of(placed) == {name: contents[name] for name in chosen}
     padding = len(chosen) * plan.ALIGNMENT
     assert sum(map(len, device.blocks)) <= sum(len(contents[n]) for n in chosen) + padding
 
@@ -139,7 +143,7 @@ def test_memory_is_pinned_once_for_all_loads(tmp_path: Path, device: LateAcceler
     pins = device.pins
     for _ in range(5):
         placed = upload(*opened(tmp_path / "a"), other)
-        assert {n: bytes(b[begin:end]) for n, (b, begin, end) in placed.items()} == contents
+        assert contents_of(placed) == contents
     assert pins + other.pins <= 4
 
 
@@ -158,7 +162,7 @@ def test_released_memory_is_pinned_again_when_it_is_needed(
     ring.release_pinned_memory()
     placed = upload(*opened(tmp_path / "a"), device)
     assert device.pins == 2
-    assert bytes(placed["t000"].block[:10]) == contents["t000"]
+    assert contents_of(placed) == contents
 
 
 def test_a_slot_in_use_survives_a_release(device: LateAccelerator) -> None:
@@ -274,8 +278,7 @@ def test_many_threads_share_one_slot_without_waiting_for_each_other_for_ever(
 
     def load() -> None:
         placed = upload(*opened(tmp_path / "a"), LateAccelerator())
-        found = {n: bytes(b[begin:end]) for n, (b, begin, end) in placed.items()}
-        right.append(found == contents)
+        right.append(contents_of(placed) == contents)
 
     threads = [threading.Thread(target=load) for _ in range(6)]
     for thread in threads:
@@ -313,7 +316,7 @@ def test_what_is_in_memory_comes_to_a_device_as_well(
     contents = write(tmp_path / "a", MIXED)
     source = MemorySource((tmp_path / "a").read_bytes())
     placed = upload(source, source.read_header().tensors, device)
-    assert {n: bytes(b[begin:end]) for n, (b, begin, end) in placed.items()} == contents
+    assert contents_of(placed) == contents
 
 
 def test_the_threads_of_a_load_end_with_it(tmp_path: Path, device: LateAccelerator) -> None:

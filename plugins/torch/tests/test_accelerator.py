@@ -24,7 +24,7 @@ from safetensors_core.transfer import ring
 from safetensors_core.transfer.accelerator import Accelerator
 from safetensors_torch import framework, load_file, save, save_file, staging
 from safetensors_torch.accelerator import CudaAccelerator, pays_off, release_pinned_memory
-from safetensors_torch.blocks import tensor_in_block
+from safetensors_torch.blocks import tensors_in_blocks
 from safetensors_torch.description import DTYPES
 from safetensors_torch.sharing import overlapping
 from safetensors_torch.staging import bytes_on_host, groups, staged_buffers
@@ -124,9 +124,8 @@ def test_conversions_and_selections_come_by_way_of_blocks(tmp_path: Path, cuda: 
 
 def blocks_of(count: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
     block = torch.arange(256 * count, dtype=torch.int32).to(torch.uint8)
-    return block, [
-        tensor_in_block(block, 256 * i, 256 * i + 16, torch.float32, (2, 2)) for i in range(count)
-    ]
+    parts = ((0, 256 * i, 256 * i + 16, torch.float32, (2, 2)) for i in range(count))
+    return block, list(tensors_in_blocks([block], parts))
 
 
 def test_tensors_of_a_block_share_nothing_that_programs_look_at() -> None:

@@ -18,15 +18,16 @@ its copies, `read_windows` reads the next tensors while it copies these.
 
 from safetensors_core.transfer.accelerator import Accelerator, Pinned, Ticket
 from safetensors_core.transfer.downloading import download
+from safetensors_core.transfer.plan import Place
 from safetensors_core.transfer.ring import release_pinned_memory
-from safetensors_core.transfer.uploading import Uploaded, upload
+from safetensors_core.transfer.uploading import upload
 from safetensors_core.transfer.windowed import read_windows
 
 __all__ = [
     "Accelerator",
     "Pinned",
+    "Place",
     "Ticket",
-    "Uploaded",
     "download",
     "read_windows",
     "release_pinned_memory",

@@ -115,26 +115,30 @@ def plan_upload(infos: Mapping[str, TensorInfo], data_start: int) -> Plan:
     blocks: list[int] = []
     places: dict[str, Place] = {}
     segments: list[list[Segment]] = []
-    filled = read = 0  # ends of the last tensor in its block and in the file
+    offset = first = 0  # where the last segment begins in the file and in its block
+    filled = read = 0  # where it ends
     for name, info in sorted(infos.items(), key=_offset):
         begin, end = info.data_offsets
-        nbytes = end - begin
-        if not nbytes:
+        if begin == end:
             continue
         position = -(-filled // ALIGNMENT) * ALIGNMENT
-        if not blocks or position + nbytes > BLOCK:
+        if not blocks or position + end - begin > BLOCK:
+            if blocks:
+                blocks[-1] = filled
+                segments[-1].append(Segment(data_start + offset, first, filled))
             blocks.append(0)
             segments.append([])
-            position = filled = 0
-        present = segments[-1]
-        if present and position == filled and begin == read:
-            last = present[-1]
-            present[-1] = Segment(last.offset, last.begin, position + nbytes)
-        else:
-            present.append(Segment(data_start + begin, position, position + nbytes))
-        places[name] = Place(len(blocks) - 1, position, position + nbytes)
-        filled = blocks[-1] = position + nbytes
+            position = first = 0
+            offset = begin
+        elif position != filled or begin != read:
+            segments[-1].append(Segment(data_start + offset, first, filled))
+            first, offset = position, begin
         read = end
+        filled = position + end - begin
+        places[name] = Place(len(blocks) - 1, position, filled)
+    if blocks:
+        blocks[-1] = filled
+        segments[-1].append(Segment(data_start + offset, first, filled))
     return Plan(blocks, places, segments)
 
 

@@ -12,36 +12,18 @@ from safetensors_core.header import TensorInfo
 from safetensors_core.sources import ByteSource
 from safetensors_core.threads import worker_count
 from safetensors_core.transfer.accelerator import Accelerator
-from safetensors_core.transfer.plan import Chunk, Plan, plan_upload
+from safetensors_core.transfer.plan import Chunk, Place, Plan, plan_upload
 from safetensors_core.transfer.ring import Ring, Slot, ring_for
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["Uploaded", "upload"]
-
-
-class Uploaded(NamedTuple):
-    """Where a tensor lies on a device.
-
-    Attributes:
-        block: Memory of the device, which several tensors share.
-        begin: First byte of the tensor in the block.
-        end: Byte after the last one.
-
-    Example:
-        >>> Uploaded(bytearray(8), 0, 4).end
-        4
-    """
-
-    block: Any
-    begin: int
-    end: int
+__all__ = ["upload"]
 
 
 def upload(
     source: ByteSource, infos: Mapping[str, TensorInfo], accelerator: Accelerator
-) -> dict[str, Uploaded]:
+) -> tuple[list[Any], dict[str, Place]]:
     """Read tensors onto a device, without holding all of them on the host.
 
     Threads read the file into pinned memory, in its order. The calling thread has each piece
@@ -54,7 +36,7 @@ def upload(
         accelerator: The device.
 
     Returns:
-        Where each tensor lies that is not empty.
+        Blocks of memory of the device, and where in them each tensor lies that is not empty.
 
     Raises:
         OSError: The storage failed. The reads that have not begun are given up.
@@ -65,8 +47,9 @@ def upload(
         >>> from safetensors_core.transfer.host import HostAccelerator
         >>> source = FileSource(model_path)
         >>> infos = source.read_header().tensors
-        >>> block, begin, end = upload(source, infos, HostAccelerator())["weight"]
-        >>> np.frombuffer(block[begin:end], np.float32)
+        >>> blocks, places = upload(source, infos, HostAccelerator())
+        >>> number, begin, end = places["weight"]
+        >>> np.frombuffer(blocks[number][begin:end], np.float32)
         array([0., 1., 2., 3., 4., 5.], dtype=float32)
     """
     ring = ring_for(accelerator)
@@ -77,10 +60,7 @@ def upload(
     finally:
         # Also after an error: the blocks must not be used again while copies to them run.
         accelerator.join()
-    return {
-        name: Uploaded(blocks[number], begin, end)
-        for name, (number, begin, end) in plan.places.items()
-    }
+    return blocks, plan.places
 
 
 class _Read(NamedTuple):

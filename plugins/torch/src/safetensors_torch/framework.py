@@ -22,7 +22,7 @@ from safetensors_core import (
 )
 from safetensors_core.transfer import upload
 from safetensors_torch.accelerator import CudaAccelerator, pays_off
-from safetensors_torch.blocks import tensor_in_block
+from safetensors_torch.blocks import tensors_in_blocks
 from safetensors_torch.description import DTYPES, describe, describe_all
 from safetensors_torch.filling import FillableTensors
 from safetensors_torch.indexing import apply_index
@@ -160,12 +160,16 @@ class TorchFramework(FillableTensors):
             return super().load(source, infos, device)
         self.check_dtypes(infos)
         shapes = {name: torch_shape(name, info) for name, info in infos.items()}
-        places = upload(source, infos, CudaAccelerator(target))
+        blocks, places = upload(source, infos, CudaAccelerator(target))
+        parts = (
+            (*places[name], DTYPES[info.dtype], shapes[name])
+            for name, info in infos.items()
+            if name in places
+        )
         with collector.paused():
+            made = tensors_in_blocks(blocks, parts)
             return {
-                name: tensor_in_block(*places[name], DTYPES[info.dtype], shapes[name])
-                if name in places
-                else _empty(name, info, target)
+                name: next(made) if name in places else _empty(name, info, target)
                 for name, info in infos.items()
             }
 
