@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,11 +85,17 @@ def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def _smaller(svg: str) -> str:
-    """The same picture in half as many bytes, for a repository and a page."""
+    """The same picture in a third of the bytes, for a repository and a page."""
     svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
     if not re.search(r"<g (?!id=)", svg):  # groups with nothing but a name say nothing
         svg = re.sub(r'<g id="[^"]*">|<g>|</g>', "", svg)
+    rules = []
+    for number, (style, count) in enumerate(Counter(re.findall(r' style="([^"]*)"', svg)).items()):
+        if count > 1:
+            svg = svg.replace(f' style="{style}"', f' class="s{number}"')
+            rules.append(f".s{number}{{{style}}}")
+    svg = svg.replace("</style>", "".join(rules) + "</style>", 1)
     return re.sub(r"\s*\n\s*", "\n", svg)
 
 
