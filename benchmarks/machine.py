@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from benchmarks.frameworks import FRAMEWORKS
@@ -32,6 +33,7 @@ def describe_machine(folder: str, frameworks: Iterable[str]) -> dict[str, Any]:
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "gpus": _gpus(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "huge_pages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -40,6 +42,12 @@ def describe_machine(folder: str, frameworks: Iterable[str]) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {name: found for name in packages if (found := _version(name))},
     }
+
+
+def _gpus() -> list[str]:
+    """Models of the GPUs that NVIDIA's driver knows, whether a run uses them or not."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [model for file in files if (model := _field(str(file), "Model"))]
 
 
 def _version(package: str) -> str | None:

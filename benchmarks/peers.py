@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from benchmarks.sides import PEERS, SIDES, Side, find
+from benchmarks.sides import SIDES, Side, find
 
 __all__ = ["install_peers"]
 
@@ -33,9 +33,8 @@ def install_peers() -> int:
 
 
 def _install(side: Side) -> str:
-    PEERS.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--target", str(side.folder), *side.install]
+    command += ["--upgrade", "--no-deps", "--target", str(side.folder), *side.install]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode == 0:
         return "installed in a folder of its own"

@@ -90,7 +90,7 @@ def machine_lines(run: dict[str, Any]) -> list[str]:
     files = f"files on {machine['file_system']}"
     load = f"load average {machine['load_average']} at the start"
     lines = [
-        [run["date"], machine["cpu"], f"{machine['cores']} cores", memory],
+        [run["date"], machine["cpu"], f"{machine['cores']} cores", memory, *machine["gpus"]],
         [f"huge pages {machine['huge_pages']}", machine["system"], files, load],
         [machine["python"], *packages],
         [f"peers: {', '.join(peers)}"],

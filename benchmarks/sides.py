@@ -18,11 +18,11 @@ from benchmarks.files import Format
 from benchmarks.frameworks import FrameworkName
 from benchmarks.setting import Call
 
-__all__ = ["PEERS", "SIDES", "Found", "Role", "Side", "find", "side_called"]
+__all__ = ["SIDES", "Found", "Role", "Side", "find", "side_called"]
 
 Role = Literal["ours", "peer", "limit"]
 
-#: Folder of peers that have folders of their own; ``python -m benchmarks peers`` fills it.
+# Folder of peers that have folders of their own; ``python -m benchmarks peers`` fills it.
 PEERS = Path(__file__).resolve().parent / ".peers"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def run(**ours: list[float]) -> dict[str, Any]:
     return {
         "kind": "run",
         "date": "2026-01-01",
-        "machine": machine | {"load_average": 0, "memory_bytes": 1, "packages": {"one": "1.0"}},
+        "machine": machine
+        | {"load_average": 0, "memory_bytes": 1, "gpus": [], "packages": {"one": "1.0"}},
         "settings": {"repeat": 2, "scale": 1.0},
         "sides": describe_sides(),
         "cases": cases,
@@ -91,6 +93,19 @@ def test_a_peer_is_found_in_a_folder_of_its_own(peers: Path) -> None:
 def test_another_version_than_the_one_asked_for_is_not_taken(peers: Path) -> None:
     install(peers, "", version="0.9.0")
     assert find(side_called(OTHER)).missing
+
+
+def test_a_peer_that_cannot_be_installed_is_told_and_leaves_nothing(
+    peers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert main(["peers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{PEER}: 0.8.0 in the environment" in lines
+    assert f"{OTHER}: not installed: ERROR: No matching distribution found for" in "\n".join(lines)
+    assert not list(peers.glob("*"))
 
 
 def test_a_peer_that_fails_is_left_out_and_told(peers: Path, tmp_path: Path) -> None:
