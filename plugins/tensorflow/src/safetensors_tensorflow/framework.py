@@ -56,7 +56,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 # Tensors of these types export their memory in formats that Python knows: half the time.
 _EXPORTED = frozenset(
     {tf.bool, tf.uint8, tf.int8, tf.int16, tf.uint16, tf.int32, tf.uint32, tf.float32}
-    | {tf.float64, tf.int64, tf.uint64}
+    | {tf.float16, tf.float64, tf.int64, tf.uint64}
 )
 # TensorFlow has one object for each type, and compares them in Python.
 _EXPORTED_OBJECTS = frozenset(map(id, _EXPORTED))
