@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import random
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,15 @@ from pathlib import Path
 import pytest
 
 from core.tests.late_accelerator import LateAccelerator
-from safetensors_core import Dtype, InvalidInputError, TensorInfo, TensorSpec, save_stream
-from safetensors_core.sources import ByteSource, FileSource, MemorySource
+from safetensors_core import (
+    ClosedFileError,
+    Dtype,
+    InvalidInputError,
+    TensorInfo,
+    TensorSpec,
+    save_stream,
+)
+from safetensors_core.sources import ByteSource, FileSource, MappedSource, MemorySource
 from safetensors_core.transfer import Pinned, Place, plan, ring, upload
 from safetensors_core.transfer.plan import plan_upload
 from safetensors_core.transfer.ring import Ring, ring_for
@@ -326,3 +334,46 @@ def test_the_threads_of_a_load_end_with_it(tmp_path: Path, device: LateAccelerat
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
     assert set(threading.enumerate()) <= before
+
+
+def test_a_mapped_file_is_read_and_not_copied_out_of_its_map(
+    tmp_path: Path, device: LateAccelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = write(tmp_path / "a", MIXED)
+    mapped = MappedSource(tmp_path / "a")
+    infos = mapped.read_header().tensors
+    read_into, copied = MappedSource.read_into, []
+
+    def noted(self: MappedSource, offset: int, view: memoryview) -> None:
+        copied.append(len(view))
+        read_into(self, offset, view)
+
+    monkeypatch.setattr(MappedSource, "read_into", noted)
+    assert contents_of(upload(mapped, infos, device)) == contents
+    assert sum(copied) == 0
+
+
+@pytest.mark.parametrize("replaced_by", ["nothing", "a file", "a folder", "a pipe"])
+def test_a_mapped_file_stays_what_it_was_when_its_path_leads_elsewhere(
+    tmp_path: Path, device: LateAccelerator, replaced_by: str
+) -> None:
+    contents = write(tmp_path / "a", MIXED)
+    mapped = MappedSource(tmp_path / "a")
+    infos = mapped.read_header().tensors
+    (tmp_path / "a").rename(tmp_path / "b")
+    if replaced_by == "a file":
+        (tmp_path / "a").write_bytes(bytes((tmp_path / "b").stat().st_size))
+    elif replaced_by == "a folder":
+        (tmp_path / "a").mkdir()
+    elif replaced_by == "a pipe":
+        os.mkfifo(tmp_path / "a")
+    assert contents_of(upload(mapped, infos, device)) == contents
+
+
+def test_a_mapped_file_that_is_closed_is_not_read(tmp_path: Path, device: LateAccelerator) -> None:
+    write(tmp_path / "a", MIXED)
+    mapped = MappedSource(tmp_path / "a")
+    infos = mapped.read_header().tensors
+    mapped.close()
+    with pytest.raises(ClosedFileError):
+        upload(mapped, infos, device)

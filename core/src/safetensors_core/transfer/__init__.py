@@ -10,6 +10,7 @@ its copies, `read_windows` reads the next tensors while it copies these.
 | `accelerator` | what a framework tells about one of its devices |
 | `ring` | pinned memory that the process allocates once and uses again and again |
 | `plan` | few blocks of device memory, and the copies that fill them |
+| `positional` | mapped files as files that are read |
 | `uploading` | reading and copying at the same time |
 | `windowed` | reading while a framework copies by itself |
 | `downloading` | copying and writing at the same time |

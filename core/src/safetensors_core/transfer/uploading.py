@@ -13,6 +13,7 @@ from safetensors_core.sources import ByteSource
 from safetensors_core.threads import worker_count
 from safetensors_core.transfer.accelerator import Accelerator
 from safetensors_core.transfer.plan import Chunk, Place, Plan, plan_upload
+from safetensors_core.transfer.positional import positional
 from safetensors_core.transfer.ring import Ring, Slot, ring_for
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def upload(
         >>> np.frombuffer(blocks[number][begin:end], np.float32)
         array([0., 1., 2., 3., 4., 5.], dtype=float32)
     """
+    source = positional(source)
     ring = ring_for(accelerator)
     plan = plan_upload(infos, source.header.data_start)
     blocks = [accelerator.new_block(nbytes) for nbytes in plan.blocks]

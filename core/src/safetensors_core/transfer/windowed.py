@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from safetensors_core.header import TensorInfo
 from safetensors_core.read_ahead import ReadAhead, windows
 from safetensors_core.sources import ByteSource
+from safetensors_core.transfer.positional import positional
 
 __all__ = ["WINDOW", "read_windows"]
 
@@ -34,6 +35,7 @@ def read_windows(
         >>> [list(placed) for _, placed in read_windows(source, source.read_header().tensors)]
         [['bias', 'weight']]
     """
+    source = positional(source)
     parts = windows([(source, infos)], WINDOW)
     if len(parts) == 1:  # nothing is ahead
         yield source.fetch(infos, alignment)
