@@ -43,6 +43,32 @@ def test_a_terminal_sees_how_many_headers_are_read(model: Path) -> None:
     assert text.rpartition("\r")[2].startswith(f"{model}: 3 files, ")
 
 
+@has_tqdm
+@pytest.mark.parametrize(
+    ("command", "activities"),
+    [
+        (["verify", "--write-checksums", "beside"], ["summing up:"]),
+        (["split", "--max-shard-size", "1MB"], ["copying:"]),
+        (["diff"], ["comparing:"]),
+        (["convert"], ["converting:"]),
+        (["demo"], ["loading:", "comparing:", "saving:"]),
+    ],
+)
+def test_a_terminal_sees_how_far_a_long_command_is(
+    tmp_path: Path, model: Path, command: list[str], activities: list[str]
+) -> None:
+    if command == ["demo"]:
+        pytest.importorskip("safetensors_numpy")
+    path = model / "a.safetensors"
+    others: dict[str, list[str | Path]] = {
+        "diff": [model / "a.safetensors"],
+        "split": [tmp_path / "new"],
+    }
+    others["convert"] = [tmp_path / "new.safetensors", "--rename", "a=b"]
+    text = on_terminal(*command, path, *others.get(command[0], []))
+    assert [activity for activity in activities if activity not in text] == []
+
+
 def test_a_terminal_without_tqdm_sees_the_result_alone(tmp_path: Path, model: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

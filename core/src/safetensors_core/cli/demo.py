@@ -74,9 +74,9 @@ def demo(file: str | None, framework: str, as_json: bool, max_header: int) -> No
         output.write(f"{subject}, with {plugin.name}")
     if file is None:
         identical = None
-        _made(plugin, max_header, done)
+        _made(plugin, max_header, done, bars=not as_json)
     else:
-        identical = _given(file, plugin, max_header, done)
+        identical = _given(file, plugin, max_header, done, bars=not as_json)
     if as_json:
         output.write_json(
             {
@@ -91,7 +91,7 @@ def demo(file: str | None, framework: str, as_json: bool, max_header: int) -> No
         output.write("all equal, bit for bit")
 
 
-def _made(plugin: Framework, max_header: int, done: Callable[[Step], None]) -> None:
+def _made(plugin: Framework, max_header: int, done: Callable[[Step], None], *, bars: bool) -> None:
     """Round trip of a checkpoint that is made here."""
     import random
 
@@ -116,13 +116,15 @@ def _made(plugin: Framework, max_header: int, done: Callable[[Step], None]) -> N
         done(Step("make", detail, position, time.perf_counter() - start))
 
         path = os.path.join(folder, "gpt2.safetensors")
-        done(save_step(tensors, path, {"source": "safetensors-core demo"}, position))
+        done(save_step(tensors, path, {"source": "safetensors-core demo"}, position, bars=bars))
         original = Original(infos, lambda begin, end: data[begin:end])
-        for step in read_steps(path, plugin, original, max_header, {}):
+        for step in read_steps(path, plugin, original, max_header, {}, bars=bars):
             done(step)
 
 
-def _given(file: str, plugin: Framework, max_header: int, done: Callable[[Step], None]) -> bool:
+def _given(
+    file: str, plugin: Framework, max_header: int, done: Callable[[Step], None], *, bars: bool
+) -> bool:
     """Round trip of a file that exists; whether the copy has the same bytes."""
     from safetensors_core.cli.scratch import temporary_folder
     from safetensors_core.plugins import open_source
@@ -131,14 +133,14 @@ def _given(file: str, plugin: Framework, max_header: int, done: Callable[[Step],
         header = source.read_header(max_header)
         original = Original.of_source(source)
         tensors: dict[str, Any] = {}
-        for step in read_steps(file, plugin, original, max_header, tensors):
+        for step in read_steps(file, plugin, original, max_header, tensors, bars=bars):
             done(step)
         with temporary_folder(header.file_nbytes) as folder:
             path = os.path.join(folder, "copy.safetensors")
-            done(save_step(tensors, path, header.metadata, header.data_nbytes))
+            done(save_step(tensors, path, header.metadata, header.data_nbytes, bars=bars))
             with contextlib.closing(open_source(path, "pread")) as copy:
                 copy.read_header(max_header)
-                identical, step = compare_files(source, copy)
+                identical, step = compare_files(source, copy, bars=bars)
     done(step)
     return identical
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safetensors_core.cli.progress import progress_bar
 from safetensors_core.cli.text import duration_text, inert
 from safetensors_core.errors import SafetensorError
 from safetensors_core.sizes import size_text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from safetensors_core import ByteSource, Framework, TensorInfo
+    from safetensors_core.progress import Progress
 
 __all__ = ["MismatchError", "Original", "Step", "compare_files", "read_steps", "save_step"]
 
@@ -98,7 +100,12 @@ class Original(NamedTuple):
 
 
 def save_step(
-    tensors: Mapping[str, Any], path: str, metadata: Mapping[str, str] | None, nbytes: int
+    tensors: Mapping[str, Any],
+    path: str,
+    metadata: Mapping[str, str] | None,
+    nbytes: int,
+    *,
+    bars: bool = False,
 ) -> Step:
     """Save tensors to a file that will not outlive the demonstration.
 
@@ -107,6 +114,7 @@ def save_step(
         path: The file.
         metadata: Metadata of the file.
         nbytes: Size of the tensors in bytes.
+        bars: Whether a terminal sees how far it is.
 
     Returns:
         What was done.
@@ -117,14 +125,20 @@ def save_step(
     """
     from safetensors_core import save_file
 
-    with _Clock() as clock:
-        save_file(tensors, path, metadata, fsync=False)
+    with progress_bar("saving", "B", wanted=bars) as progress, _Clock() as clock:
+        save_file(tensors, path, metadata, fsync=False, progress=progress)
     detail = f"{len(tensors):,} tensors, without fsync because the file is temporary"
     return Step("save", detail, nbytes, clock.seconds)
 
 
 def read_steps(
-    path: str, framework: Framework, original: Original, max_header: int, into: dict[str, Any]
+    path: str,
+    framework: Framework,
+    original: Original,
+    max_header: int,
+    into: dict[str, Any],
+    *,
+    bars: bool = False,
 ) -> Iterator[Step]:
     """Open a file lazily, read one tensor, one slice and everything; compare all of it.
 
@@ -134,6 +148,7 @@ def read_steps(
         original: What the file must hold.
         max_header: Longest header to accept, in bytes.
         into: Takes the tensors of the whole file.
+        bars: Whether a terminal sees how far it is.
 
     Yields:
         Each step once it is done.
@@ -179,23 +194,29 @@ def read_steps(
             _check(framework, part, rows, original, f"tensor {shown!r} as it was sliced")
             yield Step("slice", _entry_text(shown, rows.shape, rows), rows.nbytes, clock.seconds)
 
-        with _Clock() as clock:
-            into.update(file.get_tensors())
+        with progress_bar("loading", "B", wanted=bars) as progress, _Clock() as clock:
+            into.update(file.get_tensors(progress=progress))
         lazily = "every tensor, each lazily where the file is mapped"
         yield Step("load", lazily, original.nbytes, clock.seconds)
 
-    with _Clock() as clock:
+    with progress_bar("comparing", "B", wanted=bars) as progress, _Clock() as clock:
+        done = 0
         for name, info in original.infos.items():
             _check(framework, into[name], info, original, f"tensor {name!r} as it was loaded")
+            done += info.nbytes
+            progress(done, original.nbytes)
     yield Step("compare", "every bit equal", original.nbytes, clock.seconds)
 
 
-def compare_files(original: ByteSource, copy: ByteSource) -> tuple[bool, Step]:
+def compare_files(
+    original: ByteSource, copy: ByteSource, *, bars: bool = False
+) -> tuple[bool, Step]:
     """Compare a copy with the file that it was made from.
 
     Args:
         original: The file, its header read.
         copy: The copy, its header read.
+        bars: Whether a terminal sees how far it is.
 
     Returns:
         Whether all bytes are equal, and what was done. Two files may hold the same tensors under
@@ -211,8 +232,8 @@ def compare_files(original: ByteSource, copy: ByteSource) -> tuple[bool, Step]:
         >>> compare_files(source, source)[0]
         True
     """
-    with _Clock() as clock:
-        identical = _same_bytes(original, copy)
+    with progress_bar("comparing", "B", wanted=bars) as progress, _Clock() as clock:
+        identical = _same_bytes(original, copy, progress)
         if not identical:
             _compare_tensors(Original.of_source(original), Original.of_source(copy))
     detail = "byte for byte the same file"
@@ -269,7 +290,7 @@ def _compare_tensors(original: Original, copy: Original) -> None:
             raise MismatchError(f"tensor {name!r} in the copy differs from the original")
 
 
-def _same_bytes(original: ByteSource, copy: ByteSource) -> bool:
+def _same_bytes(original: ByteSource, copy: ByteSource, progress: Progress) -> bool:
     if original.size != copy.size:
         return False
     for start in range(0, original.size, _CHUNK):
@@ -280,6 +301,7 @@ def _same_bytes(original: ByteSource, copy: ByteSource) -> bool:
             chunks.append(chunk)
         if chunks[0] != chunks[1]:
             return False
+        progress(start + len(chunks[0]), original.size)
     return True
 
 
