@@ -22,6 +22,7 @@ _NETWORK = re.compile(
     r"9p|afs|beegfs|ceph|cifs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|nfs4?|ocfs2|orangefs|"
     r"pvfs2|smb2|smb3|smbfs|vboxsf|virtiofs|vmhgfs|wekafs"
 )
+_MOUNTS = "/proc/self/mountinfo"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -146,7 +147,7 @@ def _filesystem(device: int) -> str:
     """Type of the file system of a device, from Linux's table of mounts; "" if unknown."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        with open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
             for line in mounts:
                 fields, _, kind = line.partition(" - ")
                 if fields.split()[2] == number:
