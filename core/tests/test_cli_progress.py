@@ -61,10 +61,10 @@ def test_a_terminal_sees_how_far_a_long_command_is(
         pytest.importorskip("safetensors_numpy")
     path = model / "a.safetensors"
     others: dict[str, list[str | Path]] = {
+        "convert": [tmp_path / "new.safetensors", "--rename", "a=b"],
         "diff": [model / "a.safetensors"],
         "split": [tmp_path / "new"],
     }
-    others["convert"] = [tmp_path / "new.safetensors", "--rename", "a=b"]
     text = on_terminal(*command, path, *others.get(command[0], []))
     assert [activity for activity in activities if activity not in text] == []
 

@@ -83,8 +83,8 @@ def test_options_reach_core(name: str, plugin: ModuleType, tmp_path: Path) -> No
     tensors = {"w": sample(name)}
     reports: list[tuple[int, int]] = []
 
-    def progress(*report: int) -> None:
-        reports.append(report)
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
 
     plugin.save_file(tensors, path, {"by": "test"}, alignment=4096, fsync=False, progress=progress)
     assert reports[-1] == (path.stat().st_size,) * 2

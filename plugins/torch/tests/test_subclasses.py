@@ -303,3 +303,11 @@ def test_a_context_of_anything_else_is_refused_by_its_type(
     with pytest.raises(InvalidInputError, match=f"tensor 'w': .*{named}.*"):
         save_file({"w": scaled(context)}, path, subclasses="flatten")
     assert not path.exists()
+
+
+def test_what_is_rebuilt_is_not_converted(path: Path) -> None:
+    save_file({"w": scaled()}, path, subclasses="flatten")
+    with pytest.raises(InvalidInputError, match="tensor 'w' cannot be converted while it is load"):
+        load_file(path, rebuild=[Scaled], dtype="F16")
+    with pytest.raises(InvalidInputError, match="tensor 'w' cannot be converted while it is load"):
+        load(path.read_bytes(), rebuild=[Scaled], dtype="F16")

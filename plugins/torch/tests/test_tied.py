@@ -355,3 +355,31 @@ def test_a_part_of_longer_elements_comes_back_where_bytes_of_the_whole_are_left_
     model = make()
     assert load_model(model, path, assign=True) == ([], [])
     assert model.state_dict()["b"].tolist() == [0x03020100]
+
+
+def test_tied_tensors_that_are_converted_are_tied(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    whole = torch.arange(6.0).reshape(2, 3)
+    model = torch.nn.Module()
+    for name, tensor in {"a": whole, "b": whole, "part": whole[1]}.items():
+        model.register_buffer(name, tensor)
+    save_model(model, path)
+    for loaded in (
+        load_file(path, tied="expand", dtype=torch.bfloat16),
+        load(path.read_bytes(), tied="expand", dtype="BF16"),
+    ):
+        assert {tensor.dtype for tensor in loaded.values()} == {torch.bfloat16}
+        assert torch.equal(loaded["b"], whole.bfloat16())
+        assert torch.equal(loaded["part"], whole[1].bfloat16())
+        assert len({tensor.untyped_storage().data_ptr() for tensor in loaded.values()}) == 1
+
+
+def test_a_tensor_that_is_the_bytes_of_another_is_not_converted(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = torch.nn.Module()
+    model.register_buffer("a", torch.arange(4.0))
+    model.register_buffer("b", model.a.view(torch.int32))
+    save_model(model, path)
+    with pytest.raises(InvalidInputError, match="tensor 'b' cannot be converted while it is load"):
+        load_file(path, tied="expand", dtype="F16")
+    assert load_file(path, dtype="F16")["a"].dtype is torch.float16
