@@ -377,8 +377,9 @@ def test_tied_tensors_that_are_converted_are_tied(tmp_path: Path) -> None:
 def test_a_tensor_that_is_the_bytes_of_another_is_not_converted(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     model = torch.nn.Module()
-    model.register_buffer("a", torch.arange(4.0))
-    model.register_buffer("b", model.a.view(torch.int32))
+    numbers = torch.arange(4.0)
+    model.register_buffer("a", numbers)
+    model.register_buffer("b", numbers.view(torch.int32))
     save_model(model, path)
     with pytest.raises(InvalidInputError, match="tensor 'b' cannot be converted while it is load"):
         load_file(path, tied="expand", dtype="F16")
