@@ -1,10 +1,10 @@
 """Nothing costs more for each tensor of a large file than for each of a small one.
 
-Not time is measured, but what does not vary: how many functions are called, in Python and in C, and
-how many bytes are allocated at the peak. For each cost, the count of tensors is doubled twice. If
-the cost is linear, the second step adds twice what the first has added; if it is quadratic, four
-times. What goes through a list inside of one call of C is not seen here: `python -m benchmarks
-scale` sees it.
+Not time is measured, but what does not vary: how many instructions Python executes, and how many
+bytes are allocated at the peak. For each, the count of tensors is doubled twice. If a cost is
+linear, the second doubling adds twice what the first has added; if it is quadratic, four times.
+What goes through a list inside of one instruction is not seen here: `python -m benchmarks scale`
+sees it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ import pytest
 from safetensors_core import load, load_file, read_header, safe_open, save, save_file
 from safetensors_core.checkpoint.comparison import compare_checkpoints
 from safetensors_core.checkpoint.saving import save_checkpoint
-from safetensors_core.checkpoint.splitting import merge_checkpoint, split_checkpoint
+from safetensors_core.checkpoint.splitting import merge_checkpoint
 from safetensors_core.checkpoint.verification import verify_checkpoint
 from safetensors_core.cli import main as command
 
 # Powers of two: a table that grows by doubling is as full at each of them.
-COUNTS = (512, 1024, 2048)
+COUNTS = (256, 512, 1024)
 SHARDS = (16, 32, 64)
-MOST = 2.5  # n log n adds 2.2 times as much, what is quadratic 4 times
 
 Call = Callable[[], object]
 
@@ -98,29 +97,31 @@ REWRITING: dict[str, Callable[[Path, Path], object]] = {
     "save_checkpoint": lambda path, target: save_checkpoint(
         load_file(path), target, max_shard_size=64, fsync=False
     ),
-    "split": lambda path, target: split_checkpoint(path, target, 64, overwrite=True),
     "merge": lambda path, target: merge_checkpoint(
         path, target / "one.safetensors", overwrite=True
     ),
 }
 
 
-def calls(work: Call) -> int:
-    """How many functions are called, in all threads."""
+def steps(work: Call) -> int:
+    """How many instructions Python executes, in all threads."""
     counts: dict[int, int] = {}
 
-    def count(_frame: FrameType, event: str, _argument: object) -> None:
-        if event in {"call", "c_call"}:
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
             thread = threading.get_ident()
             counts[thread] = counts.get(thread, 0) + 1
+        return trace
 
-    threading.setprofile(count)
-    sys.setprofile(count)
+    before = sys.gettrace(), threading.gettrace()  # those of a measurement of coverage
+    threading.settrace(trace)
+    sys.settrace(trace)
     try:
         work()
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        sys.settrace(before[0])
+        threading.settrace(before[1])
     return sum(counts.values())
 
 
@@ -135,15 +136,20 @@ def peak(work: Call) -> int:
         tracemalloc.stop()
 
 
+# Instructions are exact but for threads that wait; tables of names are never as full as the next.
+MOST: dict[Callable[[Call], int], float] = {steps: 2.1, peak: 2.5}
+
+
 def grows_linearly(cost: Callable[[Call], int], works: Sequence[Call]) -> bool:
     for work in works:
         work()  # what is made once is made, and what a save replaces is there
+    cost(works[0])  # Python prepares its code when it is watched for the first time
     least, middle, most = map(cost, works)
     assert least < middle < most
-    return most - middle < MOST * (middle - least)
+    return most - middle < MOST[cost] * (middle - least)
 
 
-@pytest.mark.parametrize("cost", [calls, peak])
+@pytest.mark.parametrize("cost", MOST)
 @pytest.mark.parametrize("work", READING)
 def test_reading_costs_no_more_for_each_tensor_of_a_large_file(
     work: str, cost: Callable[[Call], int], tmp_path: Path
@@ -152,7 +158,7 @@ def test_reading_costs_no_more_for_each_tensor_of_a_large_file(
     assert grows_linearly(cost, [partial(READING[work], path) for path in paths])
 
 
-@pytest.mark.parametrize("cost", [calls, peak])
+@pytest.mark.parametrize("cost", MOST)
 @pytest.mark.parametrize("work", SAVING)
 def test_saving_costs_no_more_for_each_of_many_tensors(
     work: str, cost: Callable[[Call], int], tmp_path: Path
@@ -164,7 +170,7 @@ def test_saving_costs_no_more_for_each_of_many_tensors(
 @pytest.mark.parametrize("work", READING)
 def test_reading_costs_no_more_for_each_of_many_files(work: str, tmp_path: Path) -> None:
     paths = [shards_of(tmp_path, count) for count in SHARDS]
-    assert grows_linearly(calls, [partial(READING[work], path) for path in paths])
+    assert grows_linearly(steps, [partial(READING[work], path) for path in paths])
 
 
 @pytest.mark.parametrize("work", REWRITING)
@@ -174,10 +180,10 @@ def test_writing_costs_no_more_for_each_of_many_files(work: str, tmp_path: Path)
         target = tmp_path / f"target-{count}"
         target.mkdir()
         works.append(partial(REWRITING[work], shards_of(tmp_path, count), target))
-    assert grows_linearly(calls, works)
+    assert grows_linearly(steps, works)
 
 
-@pytest.mark.parametrize("cost", [calls, peak])
+@pytest.mark.parametrize("cost", MOST)
 def test_a_cost_that_grows_faster_is_noticed(cost: Callable[[Call], int]) -> None:
     def quadratic(count: int) -> Call:
         return lambda: [[abs(i * j) for i in range(count)] for j in range(count)]
