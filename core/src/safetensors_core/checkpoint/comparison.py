@@ -25,6 +25,7 @@ from safetensors_core.sources.urls import shown
 __all__ = ["Comparison", "TensorDifference", "compare_checkpoints"]
 
 _READERS = 8  # batches that are read while one is compared: a network answers several at once
+_MOST_IN_BATCH = 4096  # tensors: a buffer of its own takes more memory than a scalar in it
 
 
 class TensorDifference(msgspec.Struct, frozen=True):
@@ -233,7 +234,8 @@ def _batches(pairs: Iterable[_Pair]) -> Iterator[list[_Chunk]]:
     batch: list[_Chunk] = []
     elements = 0
     for chunk in _chunks(pairs):
-        if batch and elements + chunk.elements > CHUNK_ELEMENTS:
+        full = elements + chunk.elements > CHUNK_ELEMENTS or len(batch) == _MOST_IN_BATCH
+        if batch and full:
             yield batch
             batch, elements = [], 0
         batch.append(chunk)
