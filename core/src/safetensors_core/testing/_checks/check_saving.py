@@ -44,6 +44,21 @@ def test_the_buffer_is_contiguous_and_as_long_as_described(
     assert buffer.nbytes == nbytes, f"to_buffer gives {buffer.nbytes} bytes, describe {nbytes}"
 
 
+def test_many_tensors_at_once_are_what_each_is_alone(framework: Framework, dtype: Dtype) -> None:
+    shapes = [(8,), (16,), (5, 8)]
+    tensors = [make(framework, dtype, shape) for shape in shapes]
+    alone = [framework.describe(tensor) for tensor in tensors]
+    assert framework.describe_all(tensors) == alone, "describe_all differs from describe"
+    assert framework.describe_all([]) == [], "describe_all of no tensors must be empty"
+    # All of them are kept until the last one is there: none is to be filled anew.
+    buffers = list(framework.to_buffers(iter(tensors)))
+    expected = [bytes_of(framework, tensor) for tensor in tensors]
+    assert [memoryview(buffer).tobytes() for buffer in buffers] == expected, (
+        "to_buffers gives other bytes than to_buffer, or changes a buffer that is still held: do "
+        "not reuse one staging buffer"
+    )
+
+
 def test_a_file_has_the_bytes_that_every_plugin_writes(framework: Framework, dtype: Dtype) -> None:
     shapes = shapes_of(dtype)
     specs = {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
