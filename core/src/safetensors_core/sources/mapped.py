@@ -89,8 +89,9 @@ class MappedSource(ByteSource):
     def _expect(self, infos: Mapping[str, TensorInfo]) -> None:
         """Have Linux read these tensors in huge pages, once they are touched and not before.
 
-        The disk then gets requests of 2 MiB, one of them ahead. What a page fault reads by itself
-        is mostly 128 KiB, at which a fast disk has half its speed.
+        The disk then gets requests of 2 MiB, one of them ahead. By itself, a page fault reads what
+        the disk is set to read ahead: 128 KiB on most systems, which made reading a file of
+        545 MB 1.5 to 2 times slower, measured on a disk of 2.5 GB/s.
         """
         if len(infos) == len(self.header.tensors):
             begin, end = self.header.data_start, self.size
