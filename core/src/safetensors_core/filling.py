@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from safetensors_core import collector
 from safetensors_core.description import DescribedTensors, describe_tensors
 from safetensors_core.errors import (
     InvalidInputError,
@@ -107,7 +108,8 @@ def load_into(
         )
         for source, part in parts:
             _check_dtypes(described, part, source.location)
-        memory = _memory(described, infos)
+        with collector.paused():
+            memory = _memory(described, infos)
         _check_overlaps(shards.location, [*groups, *_overlapping(memory)], infos)
         try:
             _fill(described, parts, memory, progress)
@@ -248,7 +250,9 @@ def _filled(
                 framework = _framework(described, name)
                 maker = framework, framework.device_of(described.tensors[name])
                 others.setdefault(maker, {})[name] = info
-        for batch in _batches(ranges, step):
+        with collector.paused():
+            batches = list(_batches(ranges, step))
+        for batch in batches:
             source.read_ranges(batch)
             yield sum(view.nbytes for _, view in batch)
         for maker, group in others.items():
@@ -274,7 +278,8 @@ def _batches(
     for offset, view in ranges:
         begin = 0
         while begin < len(view):
-            piece = view[begin : begin + room]
+            whole = not begin and len(view) <= room
+            piece = view if whole else view[begin : begin + room]
             batch.append((offset + begin, piece))
             begin += len(piece)
             room -= len(piece)
