@@ -94,23 +94,23 @@ def load_into(
         storage_options=storage_options,
     )
     with contextlib.closing(shards):
-        names = shards.names
-        parts = shards.parts([name for name in tensors if name in names])
-        infos = {name: info for _, part in parts for name, info in part.items()}
-        groups = _shared(described)
-        # Of a tensor that is not wanted, nobody asks for the shape.
-        result = match_state_dict(
-            shards.location,
-            {name: infos[name].shape if name in infos else () for name in names},
-            {name: spec.shape for name, spec in described.specs.items()},
-            strict=strict,
-            covered=_covered(described, groups, infos),
-        )
-        for source, part in parts:
-            _check_dtypes(described, part, source.location)
         with collector.paused():
+            names = shards.names
+            parts = shards.parts([name for name in tensors if name in names])
+            infos = {name: info for _, part in parts for name, info in part.items()}
+            groups = _shared(described)
+            # Of a tensor that is not wanted, nobody asks for the shape.
+            result = match_state_dict(
+                shards.location,
+                {name: infos[name].shape if name in infos else () for name in names},
+                {name: spec.shape for name, spec in described.specs.items()},
+                strict=strict,
+                covered=_covered(described, groups, infos),
+            )
+            for source, part in parts:
+                _check_dtypes(described, part, source.location)
             memory = _memory(described, infos)
-        _check_overlaps(shards.location, [*groups, *_overlapping(memory)], infos)
+            _check_overlaps(shards.location, [*groups, *_overlapping(memory)], infos)
         try:
             _fill(described, parts, memory, progress)
         except (OSError, SafetensorError) as error:
@@ -141,9 +141,11 @@ def _shared(described: DescribedTensors) -> list[list[str]]:
         for framework, tensors in described.groups.items()
         for group in _told_shared(framework, tensors)
     ]
-    same: dict[int, list[str]] = {}
-    for name, tensor in described.tensors.items():
-        same.setdefault(id(tensor), []).append(name)
+    first = {id(tensor): name for name, tensor in reversed(described.tensors.items())}
+    same: dict[str, list[str]] = {}
+    if len(first) < len(described.tensors):
+        for name, tensor in described.tensors.items():
+            same.setdefault(first[id(tensor)], []).append(name)
     return groups + [group for group in same.values() if len(group) > 1]
 
 
