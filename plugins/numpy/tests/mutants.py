@@ -303,6 +303,15 @@ class OneStagingBuffer(NumpyFramework):
         return memoryview(self.staging)[: len(data)]
 
 
+class BufferFilledAnew(NumpyFramework):
+    def to_buffers(self, tensors: Any) -> Any:
+        staging = bytearray(1 << 20)
+        for tensor in tensors:
+            data = self.to_buffer(tensor)
+            staging[: len(data)] = data
+            yield memoryview(staging)[: len(data)]
+
+
 class LastByteLost(NumpyFramework):
     def to_buffer(self, tensor: Any) -> memoryview:
         return super().to_buffer(tensor)[:-1]

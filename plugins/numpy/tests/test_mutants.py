@@ -52,6 +52,7 @@ MUTANTS = {
     "KeyOfTheTensor": ("sharing", "a view has another storage_key"),
     "OneKeyForAll": ("sharing", "two tensors that share no memory have one storage_key"),
     "OneStagingBuffer": ("saving", "do not reuse one staging buffer"),
+    "BufferFilledAnew": ("saving", "changes a buffer that is still held"),
     "LastByteLost": ("saving", "to_buffer gives"),
     "NanPayloadsLost": ("round_trips", "the bytes that to_buffer gives are not those"),
     "MinusZeroLost": ("round_trips", "the bytes that to_buffer gives are not those"),

@@ -46,7 +46,10 @@ def test_the_buffer_is_contiguous_and_as_long_as_described(
 
 def test_many_tensors_at_once_are_what_each_is_alone(framework: Framework, dtype: Dtype) -> None:
     shapes = [(8,), (16,), (5, 8)]
-    tensors = [make(framework, dtype, shape) for shape in shapes]
+    tensors = [
+        make(framework, dtype, shape, bytearray(data_of(dtype, shape, 8 * i)))
+        for i, shape in enumerate(shapes)
+    ]
     alone = [framework.describe(tensor) for tensor in tensors]
     assert framework.describe_all(tensors) == alone, "describe_all differs from describe"
     assert framework.describe_all([]) == [], "describe_all of no tensors must be empty"
