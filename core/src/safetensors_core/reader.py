@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -171,13 +172,20 @@ def _select(file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]) 
     wanted: set[str] = set()
     for key in _checked_keys(keys):
         if key.endswith("*") and key not in file:
-            found = {name for name in names if name.startswith(key[:-1])}
+            found = set(_beginning_with(names, key[:-1]))
         else:
             found = {key} if key in file else set()
         if not found:
             raise TensorNotFoundError(key, file._shards.location, names)
         wanted |= found
     return [name for name in names if name in wanted]
+
+
+def _beginning_with(names: list[str], prefix: str) -> list[str]:
+    """The names that begin with a prefix: sorted, they stand together."""
+    begin = bisect_left(names, prefix)
+    end = bisect_right(names, prefix, begin, key=lambda name: name[: len(prefix)])
+    return names[begin:end]
 
 
 def _checked_keys(keys: Any) -> list[str]:
