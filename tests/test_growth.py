@@ -25,7 +25,7 @@ import pytest
 from safetensors_core import load, load_file, read_header, safe_open, save, save_file
 from safetensors_core.checkpoint.comparison import compare_checkpoints
 from safetensors_core.checkpoint.saving import save_checkpoint
-from safetensors_core.checkpoint.splitting import merge_checkpoint
+from safetensors_core.checkpoint.splitting import merge_checkpoint, split_checkpoint
 from safetensors_core.checkpoint.verification import verify_checkpoint
 from safetensors_core.cli import main as command
 
@@ -97,6 +97,7 @@ REWRITING: dict[str, Callable[[Path, Path], object]] = {
     "save_checkpoint": lambda path, target: save_checkpoint(
         load_file(path), target, max_shard_size=64, fsync=False
     ),
+    "split": lambda path, target: split_checkpoint(path, target, 64, overwrite=True),
     "merge": lambda path, target: merge_checkpoint(
         path, target / "one.safetensors", overwrite=True
     ),

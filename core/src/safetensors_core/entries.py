@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Contents",
-    "Entry",
     "StreamedTensors",
     "WholeTensors",
     "collect_entries",
@@ -126,59 +125,35 @@ class WholeTensors(NamedTuple):
             first = after
 
 
-class Entry(NamedTuple):
-    """One tensor to write: its description, and its bytes once they are asked for.
-
-    Attributes:
-        spec: Its dtype and shape.
-        chunks: A function that yields its bytes in C order, little-endian.
-
-    Example:
-        >>> Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"]).spec.nbytes
-        3
-    """
-
-    spec: TensorSpec
-    chunks: Callable[[], Iterable[Buffer]]
-
-
 class StreamedTensors(NamedTuple):
     """Tensors whose bytes are produced one chunk at a time.
 
     Attributes:
-        entries: What is known of each.
+        specs: Dtype and shape of every tensor, by name.
+        chunks: For each, a function that yields its bytes in C order, little-endian.
 
     Example:
-        >>> entry = Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"])
-        >>> StreamedTensors({"w": entry}).specs["w"].nbytes
+        >>> tensors = StreamedTensors({"w": TensorSpec(Dtype.U8, (3,))}, {"w": lambda: [b"abc"]})
+        >>> tensors.specs["w"].nbytes
         3
     """
 
-    entries: Mapping[str, Entry]
-
-    @property
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Dtype and shape of every tensor, by name.
-
-        Example:
-            >>> dict(StreamedTensors({}).specs)
-            {}
-        """
-        return {name: entry.spec for name, entry in self.entries.items()}
+    specs: Mapping[str, TensorSpec]
+    chunks: Mapping[str, Callable[[], Iterable[Buffer]]]
 
     def batches(self, infos: Mapping[str, TensorInfo]) -> Iterator[list[memoryview]]:
         """The chunks of tensors, in the order of the file.
 
         Example:
-            >>> entry = Entry(TensorSpec(Dtype.U8, (3,)), lambda: [b"ab", b"c"])
+            >>> tensors = StreamedTensors({}, {"w": lambda: [b"ab", b"c"]})
             >>> infos = {"w": TensorInfo(Dtype.U8, (3,), (0, 3))}
-            >>> [len(batch) for batch in StreamedTensors({"w": entry}).batches(infos)]
+            >>> [len(batch) for batch in tensors.batches(infos)]
             [2]
         """
         batch: list[memoryview] = []
         nbytes = 0
         for name, info in infos.items():
-            for chunk in _checked_chunks(name, info, self.entries[name].chunks):
+            for chunk in _checked_chunks(name, info, self.chunks[name]):
                 batch.append(chunk)
                 nbytes += len(chunk)
                 del chunk  # only the batch keeps it, and lets go of it
@@ -232,13 +207,14 @@ def collect_entries(
         >>> list(collect_entries([("w", TensorSpec(Dtype.U8, (3,)), lambda: [b"abc"])]).specs)
         ['w']
     """
-    collected: dict[str, Entry] = {}
+    specs: dict[str, TensorSpec] = {}
+    chunks: dict[str, Callable[[], Iterable[Buffer]]] = {}
     for entry in entries:
-        name, spec, chunks = _checked_entry(entry)
-        if name in collected:
+        name, spec, produce = _checked_entry(entry)
+        if name in specs:
             raise InvalidInputError(f"tensor {name!r} occurs twice")
-        collected[name] = Entry(spec, chunks)
-    return StreamedTensors(collected)
+        specs[name], chunks[name] = spec, produce
+    return StreamedTensors(specs, chunks)
 
 
 def _checked_entry(entry: Any) -> tuple[str, TensorSpec, Callable[[], Iterable[Buffer]]]:
