@@ -189,6 +189,37 @@ def test_absent_null_and_empty_metadata(text: bytes, expected: dict[str, str] | 
     assert parse_header(with_length(text)).metadata == expected
 
 
+@pytest.mark.parametrize("value", ["x" * 70_000, "ä" * 70_000, 'ä{}:"' * 20_000, "-0"])
+@pytest.mark.parametrize("name", ["w", "ä", "-0", "a:b"])
+def test_metadata_of_any_length_and_text_stands_before_tensors(value: str, name: str) -> None:
+    entry = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
+    members = {"__metadata__": {"note": value}, name: entry}
+    for ascii_only in (True, False):
+        text = json.dumps(members, ensure_ascii=ascii_only).encode()
+        header = parse_header(with_length(text, bytes(1)))
+        assert header.metadata == {"note": value}
+        assert list(header.tensors) == [name]
+
+
+@pytest.mark.parametrize("padding", [0, 70_000])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"__metadata__":{"a":"PADDING\xff"},%s}' % W,
+        b'{"__metadata__":{"a":"PADDING"},%s,"\xff":1}' % W,
+        b'{"__metadata__":{"a":"PADDING"},"w":{"dtype":"U8","x":"\xff","shape":[1],'
+        b'"data_offsets":[0,1]}}',
+    ],
+)
+def test_bytes_that_are_not_utf8_are_rejected_wherever_they_stand(
+    broken: bytes, padding: int
+) -> None:
+    text = broken.replace(b"PADDING", b"x" * padding)
+    with pytest.raises(HeaderError) as caught:
+        parse_header(with_length(text, bytes(1)))
+    assert caught.value.reason is Reason.NOT_UTF8
+
+
 def test_a_repeated_metadata_key_keeps_its_last_value() -> None:
     text = b'{"__metadata__":{"a":"1","b":"2","a":"3"}}'
     assert parse_header(with_length(text)).metadata == {"a": "3", "b": "2"}
