@@ -11,6 +11,7 @@ its copies, `read_windows` reads the next tensors while it copies these.
 | `ring` | pinned memory that the process allocates once and uses again and again |
 | `plan` | few blocks of device memory, and the copies that fill them |
 | `positional` | mapped files as files that are read |
+| `direct` | large files read past the page cache |
 | `uploading` | reading and copying at the same time |
 | `windowed` | reading while a framework copies by itself |
 | `downloading` | copying and writing at the same time |

@@ -9,7 +9,7 @@ from safetensors_core.header import TensorInfo
 from safetensors_core.sources import Segment
 from safetensors_core.transfer.ring import SLOT
 
-__all__ = ["ALIGNMENT", "BLOCK", "Chunk", "Place", "Plan", "plan_upload"]
+__all__ = ["ALIGNMENT", "BLOCK", "PAGE", "Chunk", "Place", "Plan", "plan_upload"]
 
 #: Bytes of which a tensor's address on the device is a multiple: what cuBLAS wants for its fastest
 #: kernels, and what a tensor with memory of its own would have.
@@ -18,7 +18,8 @@ ALIGNMENT = 256
 #: Bytes of a block of several tensors, at most. It is released with the last of its tensors.
 BLOCK = 256 * 1024 * 1024
 
-_PAGE = 4096  # direct reads want file and memory at the same place within a page
+#: Bytes of a page: direct reads want file and memory at the same place in one.
+PAGE = 4096
 
 
 class Place(NamedTuple):
@@ -152,12 +153,12 @@ def _chunks(number: int, segments: list[Segment]) -> Iterator[Chunk]:
     for offset, begin, end in segments:
         while begin < end:
             if not reads:
-                base = offset % _PAGE - begin
+                base = offset % PAGE - begin
             room = SLOT - (base + begin)
             count = end - begin
             if count > room:
                 # Up to the last page of the file that fits.
-                count = max(0, (offset + room) // _PAGE * _PAGE - offset)
+                count = max(0, (offset + room) // PAGE * PAGE - offset)
             if count:
                 reads.append(Segment(offset, base + begin, base + begin + count))
                 offset += count

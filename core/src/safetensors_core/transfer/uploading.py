@@ -12,6 +12,7 @@ from safetensors_core.header import TensorInfo
 from safetensors_core.sources import ByteSource
 from safetensors_core.threads import worker_count
 from safetensors_core.transfer.accelerator import Accelerator
+from safetensors_core.transfer.direct import DirectFile, open_direct
 from safetensors_core.transfer.plan import Chunk, Place, Plan, plan_upload
 from safetensors_core.transfer.positional import positional
 from safetensors_core.transfer.ring import Ring, Slot, ring_for
@@ -86,7 +87,8 @@ def _fill(
             slot.pinned, chunk.begin, chunk.end, blocks[chunk.block], chunk.at
         )
 
-    with Workers(partial(_read, source), count) as readers:
+    direct = open_direct(source, [segment for each in plan.segments for segment in each])
+    with Workers(partial(_read, source, direct), count) as readers:
         try:
             for chunk in plan.chunks():
                 while under_way and (len(under_way) > count or under_way[0].future.done()):
@@ -103,13 +105,14 @@ def _fill(
             under_way.clear()
 
 
-def _read(source: ByteSource, job: tuple[Chunk, Slot]) -> None:
+def _read(source: ByteSource, direct: DirectFile | None, job: tuple[Chunk, Slot]) -> None:
     chunk, slot = job
     view = slot.pinned.view
     try:
         if len(chunk.reads) == 1:  # by this thread alone: there are others for the other chunks
-            [(offset, begin, end)] = chunk.reads
-            source.read_into(offset, view[begin:end])
+            [segment] = chunk.reads
+            if direct is None or not direct.read(view, segment):
+                source.read_into(segment.offset, view[segment.begin : segment.end])
         else:
             source.read_ranges([(offset, view[begin:end]) for offset, begin, end in chunk.reads])
     except BaseException:
