@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CopyStream"]
 
 _BLOCK = 16 * 1024 * 1024  # bytes that are read at once, while those before them are written
+_NONE = -1, memoryview(b"")  # no block
 
 
 class _Piece(NamedTuple):
@@ -67,6 +68,8 @@ class CopyStream:
         self._places, self._blocks = _in_blocks((name, *tensors[name]) for name in order)
         # Two blocks at most: the one that is written, and the one that is read meanwhile.
         self._read: dict[int, Future[memoryview]] = {}
+        # The one that is written, by its number: thousands of tensors may lie in it.
+        self._current: tuple[int, memoryview] = _NONE
         self._workers = Workers(_read, 2)
 
     def __enter__(self) -> Self:
@@ -79,6 +82,7 @@ class CopyStream:
         traceback: TracebackType | None,
     ) -> None:
         self._workers.close()
+        self._current = _NONE
         self._read.clear()
 
     def entries(self) -> Iterable[tuple[str, TensorSpec, Callable[[], Iterator[memoryview]]]]:
@@ -106,12 +110,17 @@ class CopyStream:
 
     def _block(self, number: int) -> memoryview:
         """A block, and the one after it is being read."""
+        if number == self._current[0]:
+            return self._current[1]
+        self._current = _NONE  # before the next one is read
         for other in self._read.keys() - {number, number + 1}:
             del self._read[other]
         for wanted in (number, number + 1):
             if wanted < len(self._blocks) and wanted not in self._read:
                 self._read[wanted] = self._workers.submit(self._blocks[wanted])
-        return self._read[number].result()
+        block = self._read[number].result()
+        self._current = number, block
+        return block
 
 
 def _read(pieces: list[_Piece]) -> memoryview:
@@ -134,7 +143,8 @@ def _in_blocks(
     blocks: list[list[_Piece]] = []
     filled = _BLOCK
     for name, source, info in tensors:
-        begin, end = (source.header.data_start + offset for offset in info.data_offsets)
+        begin, end = info.data_offsets
+        begin, end = source.header.data_start + begin, source.header.data_start + end
         while begin < end:
             if filled == _BLOCK:
                 blocks.append([])
@@ -142,11 +152,10 @@ def _in_blocks(
             places.setdefault(name, (len(blocks) - 1, filled))
             count = min(end - begin, _BLOCK - filled)
             pieces, segment = blocks[-1], Segment(begin, filled, filled + count)
-            last = pieces[-1] if pieces else None
-            if last is not None and last.source is source and _follows(last.segment, segment):
-                pieces[-1] = _Piece(source, last.segment._replace(end=segment.end))
-            else:
-                pieces.append(_Piece(source, segment))
+            if pieces and pieces[-1].source is source and _follows(pieces[-1].segment, segment):
+                # Of thousands of tensors that lie together, one piece.
+                segment = Segment(*pieces.pop().segment[:2], segment.end)
+            pieces.append(_Piece(source, segment))
             begin += count
             filled += count
     return places, blocks
