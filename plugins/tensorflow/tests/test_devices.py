@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from safetensors_core import ByteSource, InvalidInputError, get_framework, load_file, safe_open
 from safetensors_tensorflow import load, save, save_file
+from safetensors_tensorflow.framework import TensorflowFramework
 
 GPUS = tf.config.list_physical_devices("GPU")
 needs_gpu = pytest.mark.skipif(not GPUS, reason="needs a GPU that TensorFlow can use")
@@ -25,10 +26,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 from safetensors_core import InvalidInputError, safe_open
+from safetensors_core.sources import FileSource
+from safetensors_core.transfer import windowed
 from safetensors_tensorflow import load, load_file, save, save_file
 
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from safetensors_tensorflow.framework import TensorflowFramework  # uses TensorFlow
 second = tf.config.list_logical_devices("CPU")[1]
 path = sys.argv[1]
 floats, integers = tf.range(12.0), tf.range(5)
@@ -79,6 +83,37 @@ try:
     save({"d": parts})
 except InvalidInputError as error:
     facts["sharded"] = str(error)
+
+many = {f"{i:02}": tf.fill([100 + i], float(i)) for i in range(20)}
+many |= {"bf16": tf.cast(floats, tf.bfloat16), "none": tf.zeros([0, 2]), "scalar": tf.constant(7)}
+save_file(many, path)
+windowed.WINDOW = 1000
+events = []
+fetch = FileSource.fetch
+
+def noted_fetch(source, infos, alignment=1):
+    events.append(f"read {min(infos)}")
+    return fetch(source, infos, alignment)
+
+FileSource.fetch = noted_fetch
+made = TensorflowFramework.from_buffers
+
+def noted_from_buffers(self, buffer, infos, device):
+    events.append(f"copy {min(infos)}")
+    return made(self, buffer, infos, device)
+
+TensorflowFramework.from_buffers = noted_from_buffers
+for backend in ("auto", "mmap", "pread"):
+    events.clear()
+    loaded = load_file(path, "cpu:1", backend=backend)
+    facts[f"windows, {backend}"] = {
+        "reads": sum(event.startswith("read") for event in events),
+        "copies": [event[5:] for event in events if event.startswith("copy")],
+        "events": list(events),
+        "devices": sorted({tensor.device[-5:] for tensor in loaded.values()}),
+        "same": save(loaded) == open(path, "rb").read(),
+        "in the order of the file": list(loaded) == list(load_file(path)),
+    }
 json.dump(facts, sys.stdout)
 """
 
@@ -130,6 +165,26 @@ def test_tensors_live_on_the_device_that_was_asked_for(two: Any, spelling: str) 
 def test_slices_live_on_the_device_that_was_asked_for(two: Any) -> None:
     device = "/job:localhost/replica:0/task:0/device:CPU:1"
     assert two["slice"] == {"f": [device, [11, 9, 7, 5, 3, 1]]}
+
+
+@pytest.mark.parametrize("backend", ["auto", "mmap", "pread"])
+def test_tensors_of_another_device_come_in_windows_bit_for_bit(two: Any, backend: str) -> None:
+    found = two[f"windows, {backend}"]
+    assert found["devices"] == ["CPU:1"]
+    assert found["same"]
+    assert found["in the order of the file"]
+    assert found["reads"] == len(found["copies"]) == len(set(found["copies"])) > 5
+    # One is read ahead of what is copied, not all.
+    [first, *_, last] = found["copies"]
+    assert found["events"].index(f"copy {first}") < found["events"].index(f"read {last}")
+
+
+def test_files_for_other_devices_are_not_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    framework = get_framework("tf")
+    assert framework.prefers_map("cpu")
+    assert framework.prefers_map("nonsense")
+    monkeypatch.setattr(TensorflowFramework, "find_device", lambda *_: "/device:GPU:0")
+    assert not framework.prefers_map("gpu")
 
 
 def test_the_default_device_is_the_first_cpu_and_none_is_tensorflow_s_own(two: Any) -> None:

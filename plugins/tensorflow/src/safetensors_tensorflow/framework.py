@@ -19,6 +19,7 @@ from safetensors_core import (
     UnsupportedDtypeError,
     collector,
 )
+from safetensors_core.transfer import read_windows
 from safetensors_numpy.alignment import align
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
@@ -184,18 +185,34 @@ class TensorflowFramework(HostFramework):
         # What tf.constant() does last, without its copy of the array.
         return _Eager(array, device=device, dtype=None)
 
+    def prefers_map(self, device: Any) -> bool:
+        """Whether a device is the host."""
+        try:
+            return self.find_device(device) == HOST
+        except InvalidInputError:  # loading will say it
+            return True
+
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, tf.Tensor]:
-        """Tensors from a source; a device that cannot be used is refused before it is read."""
+        """Tensors from a source; some are copied to a device while the next ones are read.
+
+        A device that cannot be used is refused before anything is read.
+        """
         target = self.find_device(device)
         self.check_dtypes(infos)
         nbytes = sum(info.nbytes for info in infos.values())
         # Aligning thousands of small tensors, each read for itself, takes longer than a copy.
         alignment = ALIGNMENT if nbytes >= _SMALL * len(infos) else 1
-        buffer, placed = source.fetch(infos, alignment)
+        if target == HOST:
+            buffer, placed = source.fetch(infos, alignment)
+            with collector.paused():
+                return self.from_buffers(buffer, placed, target)
+        loaded: dict[str, tf.Tensor] = {}
         with collector.paused():
-            return self.from_buffers(buffer, placed, target)
+            for buffer, placed in read_windows(source, infos, alignment):
+                loaded.update(self.from_buffers(buffer, placed, target))
+        return loaded
 
     def from_buffers(
         self, buffer: memoryview, infos: Mapping[str, TensorInfo], device: Any
