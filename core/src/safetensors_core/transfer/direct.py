@@ -14,8 +14,7 @@ from safetensors_core.transfer.plan import PAGE
 
 __all__ = ["DirectFile", "open_direct"]
 
-# Memory of which a page could not be found (EFAULT) may be a driver's own, which can be read into
-# all the same, only not by the disk.
+# EFAULT is also said of memory that belongs to a driver: the disk cannot write to it, others can.
 _REFUSALS = {errno.EINVAL, errno.EFAULT, errno.EOPNOTSUPP}
 
 _MEMORY = "/proc/meminfo"
@@ -86,10 +85,10 @@ class DirectFile:
 def open_direct(source: ByteSource, segments: Sequence[Segment]) -> DirectFile | None:
     """Open a file for direct reads, where these are better for this load and for the next one.
 
-    They take less time, most of all of the processor, but leave nothing in the page cache, from
-    which a load is several times as fast. So they are for local files that are not there, and
-    would hardly be there the next time: one that fills more than half of the memory drives out
-    most of what else is cached, and goes itself when programs need memory.
+    They spare the processor a copy, but leave nothing in the page cache, from which a load is
+    several times as fast. So they are for local files that are not there, and would hardly be
+    there the next time: one that fills more than half of the memory drives out most of what else
+    is cached, and goes itself when programs need memory.
 
     Args:
         source: The file.
@@ -134,13 +133,12 @@ def _available_memory() -> int:
 def _is_cached(fd: int, begin: int, end: int) -> bool:
     """Whether more than an eighth of a range of a file is in the page cache.
 
-    With more, the usual way is as fast. It is also said of files that the process may not write
-    to and does not own: the system does not tell what of these is there.
+    With more, the usual way is as fast. True for files that the process neither owns nor may
+    write to: of these the system does not tell it.
     """
     import ctypes
 
-    view = map_privately(fd, end)
-    memory = ctypes.c_char.from_buffer(view)
+    memory = ctypes.c_char.from_buffer(map_privately(fd, end))
     first = ctypes.addressof(memory)
     mincore = ctypes.CDLL(None).mincore
     mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
