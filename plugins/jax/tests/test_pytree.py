@@ -212,3 +212,18 @@ def test_a_template_may_be_traced(path: Path) -> None:
         return load_pytree(path, {"w": x})["w"] + x
 
     assert function(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("like", [None, {"a": jnp.zeros(3), "n": jnp.zeros(1, jnp.int32)}])
+def test_a_tree_comes_in_another_dtype_and_tells_how_far_it_is(path: Path, like: Any) -> None:
+    reports: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    tree = {"a": jnp.ones(3) / 3, "n": jnp.arange(1, dtype=jnp.int32)}
+    save_pytree(tree, path, progress=progress)
+    assert reports[-1] == (path.stat().st_size,) * 2
+    loaded = load_pytree(path, like, dtype="BF16", progress=progress)
+    assert reports[-1] == (16, 16)
+    assert_equal_trees(loaded, {"a": tree["a"].astype(jnp.bfloat16), "n": tree["n"]})

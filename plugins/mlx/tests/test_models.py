@@ -245,3 +245,23 @@ def test_what_is_no_module_is_refused(path: Path, model: Any) -> None:
         save_model(model, path)
     with pytest.raises(InvalidInputError, match=r"expected an mlx\.nn\.Module"):
         load_model(model, path)
+
+
+def test_progress_is_told_of_saving_and_of_loading(path: Path) -> None:
+    reports: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    save_model(nn.Linear(2, 3), path, progress=progress)
+    assert reports[-1] == (path.stat().st_size,) * 2
+    load_model(nn.Linear(2, 3), path, progress=progress)
+    assert reports[-1] == (36, 36)
+
+
+def test_a_model_takes_its_parameters_in_another_dtype(path: Path) -> None:
+    saved, model = nn.Linear(2, 3), nn.Linear(2, 3)
+    save_model(saved, path)
+    assert load_model(model, path, dtype="bfloat16") == ([], [])
+    assert model.weight.dtype == model.bias.dtype == mx.bfloat16
+    assert mx.array_equal(model.weight, saved.weight.astype(mx.bfloat16))

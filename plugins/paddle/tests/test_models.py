@@ -266,3 +266,16 @@ def test_other_things_are_no_layers(tmp_path: Path, layer: Any) -> None:
         with pytest.raises(InvalidInputError, match=r"expected a paddle\.nn\.Layer"):
             call(layer, path)
     assert not path.exists()
+
+
+def test_progress_is_told_of_saving_and_of_loading(tmp_path: Path) -> None:
+    reports: list[tuple[int, int]] = []
+    path = tmp_path / "model.safetensors"
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    save_model(paddle.nn.Linear(2, 3), path, progress=progress)
+    assert reports[-1] == (path.stat().st_size,) * 2
+    load_model(paddle.nn.Linear(2, 3), path, progress=progress)
+    assert reports[-1] == (36, 36)

@@ -336,3 +336,17 @@ def test_keras_may_compute_with_another_framework(path: Path) -> None:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, env=environment)
     assert Path(f"{path}.again").read_bytes() == path.read_bytes()
+
+
+def test_progress_is_told_of_saving_and_of_loading(path: Path) -> None:
+    reports: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    model = sequential()
+    save_model(model, path, progress=progress)
+    assert reports[-1] == (path.stat().st_size,) * 2
+    load_model(model, path, progress=progress)
+    nbytes = sum(variable.value.shape.num_elements() * 4 for variable in model.weights)
+    assert reports[-1] == (nbytes, nbytes)

@@ -132,3 +132,38 @@ def test_values_are_not_copied_to_where_there_is_no_memory(path: Path) -> None:
     save_model(torch.nn.Linear(2, 2), path)
     with pytest.raises(InvalidInputError, match=r"'bias', 'weight' cannot hold .* assign=True"):
         load_model(torch.nn.Linear(2, 2, device="meta"), path)
+
+
+def test_progress_is_told_of_saving_and_of_loading(path: Path) -> None:
+    reports: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    save_model(tied(), path, progress=progress)
+    assert reports[-1] == (path.stat().st_size,) * 2
+    load_model(tied(), path, progress=progress)
+    assert reports[-1] == (32, 32)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "BF16", torch.bfloat16])
+def test_a_model_takes_its_tensors_in_another_dtype(path: Path, dtype: Any) -> None:
+    saved = tied()
+    saved.register_buffer("steps", torch.tensor([3]))
+    save_model(saved, path)
+    with torch.device("meta"):
+        model = tied()
+        model.register_buffer("steps", torch.tensor([0]))
+    assert load_model(model, path, assign=True, dtype=dtype) == ([], [])
+    assert model.get_parameter("0.weight") is model.get_parameter("1.weight")
+    for name, tensor in model.state_dict().items():
+        wanted = torch.int64 if name == "steps" else torch.bfloat16
+        assert torch.equal(tensor, saved.state_dict()[name].to(wanted))
+        assert tensor.dtype is wanted
+
+
+def test_a_dtype_is_refused_where_the_model_decides(path: Path) -> None:
+    model = tied()
+    save_model(model, path)
+    with pytest.raises(InvalidInputError, match=r"dtype='torch\.float16' needs assign=True"):
+        load_model(model, path, dtype=torch.float16)

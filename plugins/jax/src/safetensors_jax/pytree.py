@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from safetensors_core import (
     MAX_HEADER,
+    Dtype,
     InvalidInputError,
     StateDictError,
     match_state_dict,
@@ -19,6 +20,7 @@ from safetensors_core import (
 from safetensors_jax import save_file
 
 if TYPE_CHECKING:
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
 
 __all__ = ["load_pytree", "save_pytree"]
@@ -48,6 +50,7 @@ def save_pytree(
     separator: str = ".",
     alignment: int = 8,
     fsync: bool = True,
+    progress: Progress | None = None,
 ) -> None:
     """Save the arrays of a tree, each under the keys of its path.
 
@@ -63,6 +66,8 @@ def save_pytree(
         separator: Text between the keys of a path.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
 
     Raises:
         InvalidInputError: Two leaves have one name, a leaf cannot be saved, or there is none.
@@ -89,7 +94,7 @@ def save_pytree(
         raise InvalidInputError(
             f"the tree holds no array, but objects such as {type(leaves[0].value).__name__}"
         )
-    save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync)
+    save_file(tensors, filename, metadata, alignment=alignment, fsync=fsync, progress=progress)
 
 
 def load_pytree(
@@ -100,7 +105,9 @@ def load_pytree(
     device: Any = None,
     strict: bool = True,
     backend: Backend = "auto",
+    dtype: str | Dtype | None = None,
     max_header: int = MAX_HEADER,
+    progress: Progress | None = None,
 ) -> Any:
     """Load a tree that `save_pytree` saved, or any file whose names are paths.
 
@@ -116,15 +123,20 @@ def load_pytree(
         strict: Whether arrays that only the file or only `like` has are an error. If not, those
             that the file lacks are taken from `like`.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``, as in `load_file`.
+        dtype: What floating-point arrays become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``. All others stay as they are.
         max_header: Longest header to accept, in bytes.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         A tree of the structure of `like`, or nested dicts. The arrays have the dtype that they
-        have in the file, whatever it is in `like`.
+        have in the file, or `dtype`, whatever it is in `like`.
 
     Raises:
         StateDictError: Names or shapes are not those of `like`; nothing has been loaded then.
-        InvalidInputError: Two leaves have one name, or a name is also the beginning of another.
+        InvalidInputError: Two leaves have one name, a name is also the beginning of another, or
+            JAX cannot convert a tensor.
         HeaderError: The file is not a valid safetensors file.
         UnsupportedDtypeError: JAX cannot represent a tensor exactly.
         OSError: The file cannot be opened or read.
@@ -143,7 +155,7 @@ def load_pytree(
     if like is None:
         with safe_open(filename, "jax", device, backend=backend, max_header=max_header) as file:
             places = _split(file.offset_keys(), separator)
-            return _nested(file.get_tensors(), places)
+            return _nested(file.get_tensors(dtype=dtype, progress=progress), places)
     leaves = _leaves(like, separator)
     if device is None:
         device = {leaf.name: _place(leaf.value) for leaf in leaves}
@@ -166,7 +178,8 @@ def load_pytree(
         if hollow:  # nothing that could be kept
             raise StateDictError(os.fspath(filename), hollow, [], {})
         extra = set(unexpected)
-        tensors = file.get_tensors([name for name in found if name not in extra])
+        names = [name for name in found if name not in extra]
+        tensors = file.get_tensors(names, dtype=dtype, progress=progress)
     values = [_restored(leaf, tensors) for leaf in leaves]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), values)
 

@@ -10,10 +10,11 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
-from safetensors_core import MAX_HEADER, InvalidInputError, match_state_dict, safe_open
+from safetensors_core import MAX_HEADER, Dtype, InvalidInputError, match_state_dict, safe_open
 from safetensors_mlx import save_file
 
 if TYPE_CHECKING:
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
 
 __all__ = ["load_model", "save_model"]
@@ -26,6 +27,7 @@ def save_model(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    progress: Progress | None = None,
 ) -> None:
     """Save all parameters of a model, frozen ones too.
 
@@ -38,6 +40,8 @@ def save_model(
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
 
     Raises:
         InvalidInputError: A metadata value or a parameter cannot be saved, or two parameters
@@ -51,7 +55,9 @@ def save_model(
         >>> sorted(mx.load(str(path)))
         ['bias', 'weight']
     """
-    save_file(_parameters(model), filename, metadata, alignment=alignment, fsync=fsync)
+    save_file(
+        _parameters(model), filename, metadata, alignment=alignment, fsync=fsync, progress=progress
+    )
 
 
 def load_model(
@@ -61,13 +67,15 @@ def load_model(
     device: str | mx.Device | mx.DeviceType | None = "cpu",
     *,
     backend: Backend = "auto",
+    dtype: str | Dtype | None = None,
     max_header: int = MAX_HEADER,
+    progress: Progress | None = None,
 ) -> tuple[list[str], list[str]]:
     """Load a file into a model.
 
     Names and shapes are compared before anything is read, and only what the model has is read.
     The model's parameters are replaced by those of the file, which keep their own dtype, as
-    with ``model.load_weights``.
+    with ``model.load_weights``, unless `dtype` is given.
 
     Args:
         model: The module.
@@ -75,7 +83,11 @@ def load_model(
         strict: Whether missing and unexpected names are an error.
         device: Device that must be there; its memory is shared by all devices.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
+        dtype: What floating-point arrays become while they are loaded, a few at a time:
+            ``"bfloat16"``, ``"F16"``. All others stay as they are.
         max_header: Longest header to accept, in bytes.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         Names of the model that the file lacks, and names of the file that the model lacks.
@@ -102,7 +114,8 @@ def load_model(
             {name: tuple(array.shape) for name, array in parameters.items()},
             strict=strict,
         )
-        loaded = file.get_tensors(name for name in found if name in parameters)
+        names = [name for name in found if name in parameters]
+        loaded = file.get_tensors(names, dtype=dtype, progress=progress)
 
     def replace(name: str | None, current: Any) -> Any:
         return loaded.get(name or "", current)

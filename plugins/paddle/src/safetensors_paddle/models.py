@@ -13,6 +13,7 @@ from safetensors_core import MAX_HEADER, InvalidInputError, match_state_dict, sa
 from safetensors_paddle import save_file
 
 if TYPE_CHECKING:
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
 
 __all__ = ["load_model", "save_model"]
@@ -25,6 +26,7 @@ def save_model(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    progress: Progress | None = None,
 ) -> None:
     """Save a layer whose parameters may be tied.
 
@@ -38,6 +40,8 @@ def save_model(
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
 
     Raises:
         InvalidInputError: It is no layer, or a metadata value or a tensor cannot be saved.
@@ -66,7 +70,7 @@ def save_model(
             del state[name]
     # Empty metadata is stored only where it was asked for.
     stored = None if metadata is None and not notes else notes
-    save_file(state, filename, stored, alignment=alignment, fsync=fsync)
+    save_file(state, filename, stored, alignment=alignment, fsync=fsync, progress=progress)
 
 
 def load_model(
@@ -77,6 +81,7 @@ def load_model(
     *,
     backend: Backend = "auto",
     max_header: int = MAX_HEADER,
+    progress: Progress | None = None,
 ) -> tuple[list[str], list[str]]:
     """Load a file into a layer whose parameters may be tied.
 
@@ -90,6 +95,8 @@ def load_model(
         device: Where the file's tensors are loaded before they are copied into the layer's.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
         max_header: Longest header to accept, in bytes.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         Names of the layer that the file lacks, and names of the file that the layer lacks. A
@@ -120,7 +127,8 @@ def load_model(
             strict=strict,
             covered={name for group in _tied(state) if found.keys() & set(group) for name in group},
         )
-        loaded = file.get_tensors(name for name in found if name in state)
+        names = [name for name in found if name in state]
+        loaded = file.get_tensors(names, progress=progress)
     for name, tensor in loaded.items():
         _check_kinds(os.fspath(filename), name, tensor, state[name])
     for name, tensor in loaded.items():

@@ -20,6 +20,7 @@ from safetensors_core import (
 from safetensors_numpy.framework import NumpyFramework
 
 if TYPE_CHECKING:
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
 
 __all__ = ["load_model", "save_model"]
@@ -32,6 +33,7 @@ def save_model(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    progress: Progress | None = None,
 ) -> None:
     """Save the weights of a Keras model, each under the path of its variable.
 
@@ -45,6 +47,8 @@ def save_model(
         metadata: Strings by name to store in the header.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
 
     Raises:
         InvalidInputError: The model is not built, two of its variables have one path, or
@@ -61,7 +65,7 @@ def save_model(
         ['net/head/bias', 'net/head/kernel']
     """
     values = {path: variable.value for path, variable in _weights(model).items()}
-    save_file(values, filename, metadata, alignment=alignment, fsync=fsync)
+    save_file(values, filename, metadata, alignment=alignment, fsync=fsync, progress=progress)
 
 
 def load_model(
@@ -72,6 +76,7 @@ def load_model(
     *,
     backend: Backend = "auto",
     max_header: int = MAX_HEADER,
+    progress: Progress | None = None,
 ) -> tuple[list[str], list[str]]:
     """Load a file into a Keras model, by the paths of its variables.
 
@@ -85,6 +90,8 @@ def load_model(
         device: Where the file's tensors are loaded before they are assigned.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
         max_header: Longest header to accept, in bytes.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
 
     Returns:
         Paths of the model that the file lacks, and names of the file that the model lacks.
@@ -118,7 +125,7 @@ def load_model(
         needed = [name for name in infos if name in weights]
         for name in needed:
             _check_kind(name, infos[name].dtype, weights[name].dtype)
-        values = file.get_tensors(needed)
+        values = file.get_tensors(needed, progress=progress)
     for name, value in values.items():
         weights[name].assign(value)
     return missing, unexpected

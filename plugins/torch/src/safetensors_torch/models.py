@@ -10,6 +10,7 @@ import torch
 
 from safetensors_core import (
     MAX_HEADER,
+    Dtype,
     InvalidInputError,
     StateDictError,
     match_state_dict,
@@ -25,6 +26,7 @@ from safetensors_torch.tied import Tie, drop_shared
 from safetensors_torch.views import View
 
 if TYPE_CHECKING:
+    from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
 
 __all__ = ["load_model", "save_model"]
@@ -38,6 +40,7 @@ def save_model(
     *,
     alignment: int = 8,
     fsync: bool = True,
+    progress: Progress | None = None,
     subclasses: Literal["refuse", "flatten"] = "refuse",
 ) -> None:
     """Save a model whose parameters may be tied.
@@ -56,6 +59,8 @@ def save_model(
         force_contiguous: Whether to pack tensors that are not contiguous; refused otherwise.
         alignment: The data begins at a multiple of this many bytes, a power of two from 8 on.
         fsync: Whether to wait until the file is on disk.
+        progress: Called with the bytes of the file that are written and the bytes of all. An
+            exception of it ends the saving.
         subclasses: What to do with a tensor subclass that wraps other tensors: refuse it, or
             save its inner tensors as ``name.attribute`` and note in the metadata how to rebuild
             it.
@@ -98,7 +103,7 @@ def save_model(
             )
     # Empty metadata is stored only where it was asked for.
     stored = None if metadata is None and not notes else notes
-    save_file(kept, filename, stored, alignment=alignment, fsync=fsync)
+    save_file(kept, filename, stored, alignment=alignment, fsync=fsync, progress=progress)
 
 
 def load_model(
@@ -108,7 +113,9 @@ def load_model(
     device: str | int | torch.device = "cpu",
     *,
     backend: Backend = "auto",
+    dtype: str | Dtype | torch.dtype | None = None,
     max_header: int = MAX_HEADER,
+    progress: Progress | None = None,
     assign: bool = False,
     rebuild: Iterable[type] = (),
 ) -> tuple[list[str], list[str]]:
@@ -127,10 +134,15 @@ def load_model(
         strict: Whether missing and unexpected names are an error.
         device: Where the file's tensors are loaded. With `assign`, they stay there.
         backend: ``"mmap"``, ``"pread"`` or ``"auto"``.
+        dtype: What the file's floating-point tensors become while they are loaded, a few at a
+            time: ``"bfloat16"``, ``"F16"``, a `torch.dtype`. With `assign` only; without, they
+            become what the model has.
         max_header: Longest header to accept, in bytes.
+        progress: Called with the bytes that are loaded and the bytes of all, every 64 MiB or so.
+            An exception of it ends the loading.
         assign: Whether the file's tensors take the place of the model's, instead of being
             copied into them. The model may be on ``"meta"``, so that there is never a second
-            copy. They have the dtypes of the file, and borrow its map with
+            copy. They have the dtypes of the file, or `dtype`, and borrow its map with
             ``backend="mmap"``. Tied parameters are one object again, views are views, and
             parameters require gradients if the model's did. What the file does not hold stays
             as it is: buffers that are not persistent, say, stay on ``"meta"``.
@@ -145,8 +157,8 @@ def load_model(
     Raises:
         StateDictError: Names or shapes do not match; the model is unchanged, unless it does not
             load names that its own state dict has.
-        InvalidInputError: A tensor cannot be assigned or rebuilt, or the model is on ``"meta"``
-            and `assign` is not given; the model is unchanged.
+        InvalidInputError: A tensor cannot be assigned, rebuilt or converted, or the model is on
+            ``"meta"`` or `dtype` is given, and `assign` is not; the model is unchanged.
         HeaderError: The file is not a valid safetensors file.
         OSError: The file cannot be opened or read.
 
@@ -162,6 +174,12 @@ def load_model(
         device(type='cpu')
     """
     state, extra = _state(model)
+    if dtype is not None and not assign:
+        raise InvalidInputError(
+            f"dtype={str(dtype)!r} needs assign=True: without it, the values are copied into the "
+            "model's tensors and take their dtypes"
+        )
+    dtype = None if dtype is None else str(dtype)
     location = os.fspath(filename)
     with safe_open(filename, "torch", device, backend=backend, max_header=max_header) as file:
         contents = Contents(file.header, location, rebuild=rebuild)
@@ -175,7 +193,10 @@ def load_model(
         names = [name for name in contents.names if name not in unexpected]
         if not assign:
             _check_memory(state, names)
-        loaded = contents.restore(names, file.get_tensors(contents.stored(names)))
+        if dtype is not None:
+            contents.check_conversion(names)
+        stored = file.get_tensors(contents.stored(names), dtype=dtype, progress=progress)
+        loaded = contents.restore(names, stored)
     others = _drop_repeated(loaded, ties)
     if others and strict:
         raise _contradiction(location, missing, others)
