@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -83,6 +85,72 @@ def test_an_error_reaches_the_caller_after_the_last_job_and_no_further_one_begin
     assert caught.value is error
     assert sorted(begun) == sorted([*ended, 1])
     assert len(begun) < 1000
+
+
+def test_of_two_errors_the_first_reaches_the_caller_and_none_is_kept() -> None:
+    class Held:
+        """What the frame of an error refers to."""
+
+    both = threading.Barrier(2)
+    held: list[weakref.ref[Held]] = []
+    errors: list[str] = []
+
+    def work(_: int) -> None:
+        mine = Held()
+        held.append(weakref.ref(mine))
+        both.wait(30)
+        if threading.current_thread() is threading.main_thread():
+            while other.is_alive():
+                other.join(30)
+        raise OSError(threading.current_thread().name)
+
+    other: threading.Thread
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        nonlocal other
+        other = thread
+        start(thread)
+
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(threading.Thread, "start", note)
+            try:
+                share_work(work, range(2))
+            except OSError as error:
+                errors.append(str(error))
+        assert errors == [other.name]
+        assert [found() for found in held] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_an_interrupt_while_others_still_work_is_raised_once_they_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, interrupted = threading.Event(), threading.Event()
+    waited_for: list[threading.Thread] = []
+    join = threading.Thread.join
+
+    def interrupt_once(thread: threading.Thread) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+        join(thread)
+        waited_for.append(thread)
+
+    def work(_: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(30)
+        else:
+            begun.set()
+            assert interrupted.wait(30)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupt_once)
+    with pytest.raises(KeyboardInterrupt):
+        share_work(work, range(2))
+    assert len(waited_for) == 1
 
 
 def test_where_no_thread_can_be_started_the_caller_does_everything(

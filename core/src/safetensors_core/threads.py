@@ -81,10 +81,20 @@ def share_work(work: Callable[[T], object], jobs: Iterable[T]) -> None:
         line.work()
     finally:
         line.waiting.clear()  # an interrupt came here instead of in a job
-        for thread in threads:
-            thread.join()
+        _join(threads, line.errors)
     if line.errors:
+        del line.errors[1:]  # an error keeps this list, which must keep none
         raise line.errors.pop()
+
+
+def _join(threads: list[threading.Thread], errors: list[BaseException]) -> None:
+    """Wait for all threads. An interrupt is raised after that: they fill memory of the caller."""
+    while threads:
+        try:
+            threads[-1].join()
+            threads.pop()
+        except BaseException as error:  # noqa: BLE001, PERF203  # raised to the caller
+            errors.append(error)
 
 
 class _Line(Generic[T]):
