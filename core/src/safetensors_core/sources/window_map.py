@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Mapping
 
+from safetensors_core.errors import InvalidInputError
 from safetensors_core.header import TensorInfo
 from safetensors_core.sources.base import ByteSource
 from safetensors_core.sources.file import open_regular
@@ -52,7 +53,7 @@ class WindowMap(ByteSource):
         first = (start + begin) // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         try:
             fd, _ = open_regular(self.location)
-        except OSError:  # it was removed, or replaced by something else
+        except (OSError, InvalidInputError):  # it was removed, or replaced by something else
             return whole
         try:
             if identity_of(fd) != self._mapped.identity:
