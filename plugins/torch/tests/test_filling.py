@@ -124,6 +124,7 @@ def test_packed_pairs_are_filled(tmp_path: Path) -> None:
     ("tensor", "text"),
     [
         (torch.zeros(1, 3).expand(2, 3), "tensor 'weight' is expanded"),
+        (torch.zeros(4).unfold(0, 3, 1), "several elements are one in memory"),
         (torch.zeros(2, 3, device="meta"), "on the 'meta' device"),
         (torch.zeros(2, 3).to_sparse(), "layout torch.sparse_coo"),
     ],

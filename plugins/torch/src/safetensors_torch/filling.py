@@ -30,11 +30,10 @@ class FillableTensors(Framework):
     def check_fillable(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Refuse tensors of which several elements are one in memory."""
         for name, tensor in tensors.items():
-            steps = zip(tensor.shape, tensor.stride(), strict=True)
-            if any(size > 1 and not stride for size, stride in steps):
+            if not tensor.is_contiguous() and _may_overlap(tensor):
                 raise InvalidInputError(
-                    f"tensor {name!r} is expanded: several of its elements are one in memory. "
-                    "Fill a clone() of it"
+                    f"tensor {name!r} is expanded, or a view in which several elements are one "
+                    "in memory. Fill a clone() of it"
                 )
 
     def memory(self, tensor: torch.Tensor) -> memoryview | None:
@@ -63,3 +62,13 @@ class FillableTensors(Framework):
     def device_of(self, tensor: torch.Tensor) -> Any:
         """The device of a tensor."""
         return tensor.device
+
+
+def _may_overlap(tensor: torch.Tensor) -> bool:
+    """Whether a step along one dimension does not lead past all that is within it."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
