@@ -49,15 +49,31 @@ class DescribedTensors(NamedTuple):
         """
         return _grouped(self.tensors, self.frameworks)
 
+    def buffer(self, name: str) -> Buffer:
+        """The bytes of a tensor on the host, for whoever keeps them.
+
+        Args:
+            name: Name of a tensor that is not empty.
+
+        Returns:
+            A contiguous buffer, which keeps no other tensor alive.
+
+        Example:
+            >>> list(describe_tensors({"w": np.ones(2, np.int8)}).buffer("w"))
+            [1, 1]
+        """
+        tensor = self.tensors[name]
+        return self.frameworks[type(tensor)].to_buffer(tensor)
+
     def buffers(self, names: Iterable[str]) -> Iterator[Buffer]:
-        """The bytes of tensors on the host, one after the other.
+        """The bytes of tensors on the host, one after the other, for whoever writes them.
 
         Args:
             names: Names of tensors that are not empty.
 
         Returns:
             Contiguous buffers in the order of the names, which alias the tensors where their
-            framework can.
+            framework can. One may keep its neighbours alive, too.
 
         Example:
             >>> [list(b) for b in describe_tensors({"w": np.ones(2, np.int8)}).buffers(["w"])]

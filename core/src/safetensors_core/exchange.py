@@ -48,12 +48,15 @@ def exchange(
     laid_out = lay_out(described.specs, None, 8)[1]
     infos = {name: laid_out[name] for name in described.specs}
     target.check_dtypes(infos)
+    target.remark((name, info.dtype) for name, info in infos.items())
     # Without tensors at first: a device that cannot be used is refused before any data moves.
     exchanged = target.from_buffers(memoryview(b""), {}, device)
-    buffers = described.buffers(name for name, info in infos.items() if info.nbytes)
     with collector.paused():
         for name, info in infos.items():
-            buffer = memoryview(next(buffers)).cast("B") if info.nbytes else memoryview(b"")
+            # A view with a 0 in its shape cannot be cast.
+            buffer = memoryview(b"")
+            if info.nbytes:
+                buffer = memoryview(described.buffer(name)).cast("B")
             alone = TensorInfo(info.dtype, info.shape, (0, info.nbytes))
             exchanged.update(target.from_buffers(buffer, {name: alone}, device))
     return exchanged

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from safetensors_core import get_framework
+from safetensors_core import exchange, get_framework
 from safetensors_torch import load, save
 
 FRAMEWORK = get_framework("torch")
+
+
+class Memory(bytearray):
+    """Memory that can be watched."""
 
 
 def test_buffers_alias_contiguous_tensors_and_keep_them_alive() -> None:
@@ -28,6 +32,20 @@ def test_buffers_alias_contiguous_tensors_and_keep_them_alive() -> None:
     del second
     gc.collect()
     assert all(reference() is None for reference in kept)
+
+
+def test_an_exchanged_tensor_keeps_none_but_its_original_alive() -> None:
+    memories = {name: Memory(12) for name in ("kept", "other")}
+    alive = {name: weakref.ref(memory) for name, memory in memories.items()}
+    tensors = {
+        name: torch.frombuffer(memory, dtype=torch.float32) for name, memory in memories.items()
+    }
+    exchanged = exchange(tensors, "torch")["kept"]
+    del tensors, memories
+    gc.collect()
+    assert alive["kept"]() is not None
+    assert alive["other"]() is None
+    assert exchanged.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
