@@ -31,6 +31,11 @@ def nested(layout: torch.layout) -> torch.Tensor:
     return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=layout)
 
 
+def shrunk(storage: int, tensor: torch.Tensor) -> torch.Tensor:
+    tensor.untyped_storage().resize_(storage)
+    return tensor
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse": (lambda: torch.eye(3).to_sparse(), "torch.sparse_coo.*to_dense"),
     "sparse by rows": (lambda: torch.eye(3).to_sparse_csr(), "torch.sparse_csr.*to_dense"),
@@ -44,6 +49,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: torch.zeros((), dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
         r"reshape it to \(1,\)",
     ),
+    "freed": (lambda: shrunk(0, torch.zeros(3)), "its storage was freed"),
+    "freed in part": (lambda: shrunk(8, torch.zeros(3)), "or made smaller"),
+    "a view of what was freed": (lambda: shrunk(0, torch.zeros(3)[1:2]), "its storage was freed"),
+    "every other one, freed": (lambda: shrunk(8, torch.zeros(6)[::2]), "its storage was freed"),
     "a list": (lambda: [1.0, 2.0], "list"),
     "a number": (lambda: 1.0, "float"),
     "a name": (lambda: "torch", "expected a tensor, got str"),

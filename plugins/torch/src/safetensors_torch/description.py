@@ -118,8 +118,22 @@ def _have_data(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether all tensors have one array of numbers each."""
     strided = torch.strided
     return not any(
-        tensor.layout is not strided or tensor.is_nested or tensor.is_meta for tensor in tensors
+        tensor.layout is not strided
+        or tensor.is_nested
+        or tensor.is_meta
+        # Perhaps with reason: then it is looked at once more, alone.
+        or ((tensor.is_cpu or tensor.is_cuda) and tensor.untyped_storage().nbytes() < tensor.nbytes)
+        for tensor in tensors
     )
+
+
+def _has_lost_memory(tensor: torch.Tensor) -> bool:
+    """Whether elements of a tensor lie beyond the end of its storage."""
+    if not (tensor.is_cpu or tensor.is_cuda) or tensor._is_zerotensor() or not tensor.numel():
+        return False
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+    return tensor.untyped_storage().nbytes() < (last + 1) * tensor.element_size()
 
 
 def _check_saveable(tensor: torch.Tensor) -> None:
@@ -146,4 +160,9 @@ def _check_saveable(tensor: torch.Tensor) -> None:
             )
         raise InvalidInputError(
             f"{kind.__module__}.{kind.__qualname__} wraps its data in a tensor subclass: {advice}"
+        )
+    if _has_lost_memory(tensor):
+        raise InvalidInputError(
+            "its storage was freed or made smaller, as FSDP does between uses of a parameter: "
+            "save it where it is whole"
         )
