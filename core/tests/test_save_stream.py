@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -43,6 +44,17 @@ def target(tmp_path: Path) -> Path:
 def assert_untouched(target: Path) -> None:
     assert target.read_bytes() == b"the old file"
     assert os.listdir(target.parent) == [target.name]
+
+
+def test_the_garbage_of_whoever_produces_the_bytes_is_collected(tmp_path: Path) -> None:
+    found = []
+
+    def produce() -> Iterator[bytes]:
+        found.append(gc.isenabled())
+        yield bytes(4)
+
+    save_stream([u8("a", 4, produce)], tmp_path / "m")
+    assert found == [True]
 
 
 def test_entries_may_come_from_a_generator(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ class WholeTensors(NamedTuple):
         while first < len(names):
             fitting = bisect_right(ends, ends[first] + _BATCH, first) - 1
             after = max(first + 1, min(fitting, first + MAX_BUFFERS))
-            batch = [memoryview(buffer) for buffer in islice(buffers, after - first)]
+            # Nothing in a batch can be garbage.
+            with collector.paused():
+                batch = [memoryview(buffer) for buffer in islice(buffers, after - first)]
             sizes = [end - begin for begin, end in pairwise(ends[first : after + 1])]
             given = [view.nbytes for view in batch]
             if given != sizes:

@@ -98,7 +98,7 @@ class PreparedFile(NamedTuple):
 
     Example:
         >>> from safetensors_core.entries import StreamedTensors
-        >>> prepare_file(StreamedTensors({}), None, 8).nbytes
+        >>> prepare_file(StreamedTensors({}, {}), None, 8).nbytes
         16
     """
 
@@ -112,7 +112,7 @@ class PreparedFile(NamedTuple):
 
         Example:
             >>> from safetensors_core.entries import StreamedTensors
-            >>> prepare_file(StreamedTensors({}), {"by": "me"}, 8).nbytes
+            >>> prepare_file(StreamedTensors({}, {}), {"by": "me"}, 8).nbytes
             40
         """
         last = next(reversed(self.infos.values())).data_offsets[1] if self.infos else 0
@@ -132,7 +132,7 @@ class PreparedFile(NamedTuple):
         Example:
             >>> from safetensors_core.entries import StreamedTensors
             >>> from safetensors_core.replacement import ReplacementFile
-            >>> file = prepare_file(StreamedTensors({}), None, 8)
+            >>> file = prepare_file(StreamedTensors({}, {}), None, 8)
             >>> with ReplacementFile(tmp_path / "empty.safetensors", fsync=True) as output:
             ...     file.write_to(output, WrittenBytes(print, file.nbytes))
             16 16
@@ -141,8 +141,7 @@ class PreparedFile(NamedTuple):
             output.reserve(self.nbytes)
             output.write([memoryview(self.beginning)])
         written.add(len(self.beginning))
-        batches = self.contents.batches(self.infos)
-        while batch := _next_batch(batches):
+        for batch in self.contents.batches(self.infos):
             for piece in _pieces(batch):
                 nbytes = sum(map(len, piece))
                 with output.naming():
@@ -185,12 +184,6 @@ def prepare_file(
         own = specs if names is None else {name: specs[name] for name in names}
         beginning, infos = lay_out(own, metadata, alignment)
     return PreparedFile(beginning, infos, contents)
-
-
-def _next_batch(batches: Iterator[list[memoryview]]) -> list[memoryview] | None:
-    """The next batch, made while the collector does not look for garbage among its parts."""
-    with collector.paused():
-        return next(batches, None)
 
 
 def _pieces(batch: list[memoryview]) -> Iterator[list[memoryview]]:
