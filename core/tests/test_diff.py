@@ -15,6 +15,7 @@ from core.tests.raw import RawTensor, counting, file_bytes
 from core.tests.sharded import FILES, FIRST, METADATA, SECOND, TENSORS, checkpoint, one_file
 from safetensors_core import CheckpointError, Dtype, HeaderError
 from safetensors_core.checkpoint.comparison import compare_checkpoints
+from safetensors_core.sources import FileSource
 
 # What a process sees that has no NumPy, however it is installed here.
 WITHOUT_NUMPY = {**os.environ, "SAFETENSORS_DISABLED_PLUGINS": "numpy"}
@@ -55,6 +56,14 @@ def test_the_order_of_the_tensors_makes_no_difference(tmp_path: Path) -> None:
     b = write(tmp_path / "b", dict(reversed(TENSORS.items())))
     assert a.read_bytes() != b.read_bytes()
     assert compare_checkpoints(a, b).equal
+
+
+def test_sources_that_cannot_be_hashed_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileSource, "__hash__", None)  # as in a dataclass
+    model = checkpoint(tmp_path)
+    assert compare_checkpoints(model, one_file(model)).equal
 
 
 def test_names_that_only_one_has_are_told(tmp_path: Path) -> None:

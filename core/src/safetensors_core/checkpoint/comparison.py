@@ -260,13 +260,14 @@ def _read_both(batch: list[_Chunk]) -> list[_Read]:
 def _read(wanted: Iterable[tuple[ByteSource, TensorInfo, int, int]]) -> list[bytearray]:
     """The bytes of some elements of tensors."""
     found: list[bytearray] = []
-    ranges: dict[ByteSource, list[tuple[int, memoryview]]] = {}
+    # By identity: the sources of a plugin, dataclasses say, need not be hashable.
+    ranges: dict[int, tuple[ByteSource, list[tuple[int, memoryview]]]] = {}
     for source, info, begin, count in wanted:
         data = bytearray(info.dtype.nbytes(count))
         start = source.header.data_start + info.data_offsets[0] + info.dtype.nbytes(begin)
-        ranges.setdefault(source, []).append((start, memoryview(data)))
+        ranges.setdefault(id(source), (source, []))[1].append((start, memoryview(data)))
         found.append(data)
-    for source, parts in ranges.items():
+    for source, parts in ranges.values():
         source.read_ranges(sorted(parts, key=itemgetter(0)))
     return found
 
