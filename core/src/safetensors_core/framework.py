@@ -379,3 +379,12 @@ class Framework(ABC):
         for name, info in infos.items():
             if info.dtype not in supported:
                 raise UnsupportedDtypeError(info.dtype, self.name, tensor=name)
+
+    def remark(self, tensors: Iterable[tuple[str, Dtype]]) -> None:
+        """Warn of what is not obvious about tensors that a user gets. The default is silent.
+
+        Asked once for each call of a user, in however many parts the tensors are loaded.
+
+        Args:
+            tensors: Names and dtypes as the user gets them, converted ones among them.
+        """

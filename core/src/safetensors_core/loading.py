@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from safetensors_core import collector
@@ -15,7 +15,7 @@ from safetensors_core.progress import Progress
 from safetensors_core.read_ahead import Part, ReadAhead, windows
 from safetensors_core.sources import ByteSource
 
-__all__ = ["WINDOW", "cast_tensors", "load_part", "load_parts"]
+__all__ = ["WINDOW", "cast_tensors", "dtypes_of", "load_part", "load_parts"]
 
 #: Bytes that are loaded at a time where what was read is not what is returned, or where somebody
 #: wants to know how far it is.
@@ -58,6 +58,7 @@ def load_parts(
         {'a': 'float16', 'b': 'int8'}
     """
     jobs = parts if dtype is None else _apart(framework, parts, dtype)
+    framework.remark(dtypes_of(parts, dtype))
     if progress is not None:
         jobs = windows(jobs, WINDOW) or jobs
     if len(jobs) == 1:
@@ -76,6 +77,27 @@ def load_parts(
     if dtype is None:
         return loaded
     return {name: loaded[name] for _, infos in parts for name in infos}
+
+
+def dtypes_of(parts: Iterable[Part], dtype: Dtype | None = None) -> Iterator[tuple[str, Dtype]]:
+    """What `Framework.remark` is told of parts that are loaded.
+
+    Args:
+        parts: Files and the tensors of each.
+        dtype: What floating-point tensors become.
+
+    Yields:
+        Names and dtypes.
+
+    Example:
+        >>> from safetensors_core import safe_open
+        >>> source, info = safe_open(model_path).locate("bias")
+        >>> list(dtypes_of([(source, {"bias": info})], Dtype.F16))
+        [('bias', <Dtype.F16: 'F16'>)]
+    """
+    for _, infos in parts:
+        for name, info in infos.items():
+            yield name, dtype if dtype is not None and info.dtype in FLOATS else info.dtype
 
 
 def load_part(

@@ -12,7 +12,7 @@ from safetensors_core.errors import UnsupportedDtypeError
 from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
-from safetensors_core.loading import load_part, load_parts
+from safetensors_core.loading import dtypes_of, load_part, load_parts
 from safetensors_core.plugins import get_framework
 from safetensors_core.progress import Progress
 from safetensors_core.read_ahead import ReadAhead, windows
@@ -163,6 +163,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             array([0., 0., 0.], dtype=float32)
         """
         source, info = self._shards.locate(name)
+        self._framework.remark([(name, info.dtype)])
         return self._load_part(source, {name: info})[name]
 
     def get_tensors(
@@ -229,6 +230,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             for source, infos in self._shards.parts(names)
         ]
         parts = windows(parts, parse_size(window))
+        self._framework.remark(dtypes_of(parts))
         with ReadAhead(parts, ahead=1) as ready:
             for part in ready:
                 yield from self._load_part(*part).items()
@@ -287,4 +289,5 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         except UnsupportedDtypeError as error:
             error.location = source.location
             raise
+        self._framework.remark([(name, info.dtype)])
         return TensorSlice(name, info, source, self._framework, self._device)

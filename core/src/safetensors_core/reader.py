@@ -13,7 +13,7 @@ from safetensors_core.errors import InvalidInputError, TensorNotFoundError
 from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header
-from safetensors_core.loading import load_parts
+from safetensors_core.loading import dtypes_of, load_parts
 from safetensors_core.open_file import Backend, safe_open
 from safetensors_core.plugins import get_framework
 from safetensors_core.progress import Progress
@@ -127,6 +127,7 @@ def load(
     source = MemorySource(data)
     infos = source.read_header(max_header).tensors
     if target is None:  # no location that would help in an error
+        backing.remark(dtypes_of([(source, infos)]))
         tensors: dict[str, Any] = backing.load(source, infos, device)
         return tensors
     return load_parts(backing, [(source, infos)], device, dtype=target)

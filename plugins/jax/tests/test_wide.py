@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import safetensors_numpy
-from safetensors_core import exchange, safe_open
+from safetensors_core import exchange, loading, safe_open, save_checkpoint
 from safetensors_jax import load, load_file, load_pytree, save, save_pytree
 
 # Numbers that 32 bits cannot hold.
@@ -92,6 +92,60 @@ def test_an_exchange_is_exact_and_warns_once() -> None:
     assert caught[0].filename == __file__
     for name, expected in WIDE.items():
         assert_exact(arrays[name], expected)
+
+
+@pytest.mark.parametrize("backend", ["auto", "mmap", "pread"])
+def test_a_load_in_windows_warns_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    monkeypatch.setattr(loading, "WINDOW", 1)
+    reports: list[int] = []
+
+    def progress(done: int, _total: int) -> None:
+        reports.append(done)
+
+    with pytest.warns(UserWarning, match="64 bits: 'u64', 'i64'") as caught:
+        loaded = load_file(path, backend=backend, dtype="F32", progress=progress)
+    assert len(reports) > 2
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert "'f64'" not in str(caught[0].message)
+    assert loaded["f64"].dtype == np.float32
+    assert_exact(loaded["i64"], WIDE["i64"])
+    with (
+        safe_open(path, "jax", backend=backend) as file,
+        pytest.warns(UserWarning, match="64 bits") as caught,
+    ):
+        tensors = dict(file.iter_tensors(window=1))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert_exact(tensors["f64"], WIDE["f64"])
+
+
+@pytest.mark.parametrize(
+    "get", [load_file, lambda path, **options: load(path.read_bytes(), **options)]
+)
+def test_what_is_narrowed_while_it_is_loaded_needs_no_warning(tmp_path: Path, get: Any) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors_numpy.save_file({name: np.full(3, 1 / 3) for name in "abc"}, path)
+    for array in get(path, dtype="F32").values():
+        assert_exact(array, np.full(3, 1 / 3, np.float32))
+
+
+def test_what_is_widened_while_it_is_loaded_is_exact_and_warns(path: Path) -> None:
+    with pytest.warns(UserWarning, match="64 bits: 'narrow'") as caught:
+        loaded = load_file(path, keys="narrow", dtype="F64")
+    assert len(caught) == 1
+    assert_exact(loaded["narrow"], np.ones(2))
+
+
+def test_several_files_warn_once(tmp_path: Path) -> None:
+    save_checkpoint(WIDE, tmp_path, max_shard_size=16)
+    with pytest.warns(UserWarning, match="64 bits") as caught:
+        loaded = load_file(tmp_path)
+    assert sorted(loaded) == sorted(WIDE)
+    assert len(caught) == 1
+    assert all(repr(name) in str(caught[0].message) for name in WIDE)
 
 
 def test_one_tensor_is_exact_and_warns_by_its_name(path: Path) -> None:

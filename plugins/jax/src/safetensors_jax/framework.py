@@ -160,10 +160,9 @@ class JaxFramework(HostFramework):
         with exact(tensor.dtype.itemsize == 8):
             return jnp.transpose(tensor, axes)
 
-    def check_dtypes(self, infos: Mapping[str, TensorInfo]) -> None:
-        """Refuse what JAX lacks, and say what it has but does not compute with."""
-        super().check_dtypes(infos)
-        warn_of_wide(_wide(infos))
+    def remark(self, tensors: Iterable[tuple[str, Dtype]]) -> None:
+        """Say which arrays have more bits than JAX computes with."""
+        warn_of_wide([name for name, dtype in tensors if dtype in WIDE])
 
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
