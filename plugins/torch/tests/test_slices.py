@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from safetensors_core import SliceError, TensorSlice, safe_open
-from safetensors_torch import save_file
+from safetensors_torch import framework, save_file
+from safetensors_torch.accelerator import indexes_there
 
 RARE = [
     torch.uint16,
@@ -139,3 +140,70 @@ def test_an_index_that_would_split_a_pair_of_f4_is_refused(
         pytest.raises(SliceError, match=r"'w'.*torch stores F4 in pairs"),
     ):
         file.get_slice("w")[:, index]
+
+
+ALL = slice(None)
+# Of a tensor of 8 rows and 8 columns, an accelerator is given all and indexes it, or the part.
+WHOLE = {
+    "all": (ALL, ALL),
+    "backwards": (ALL, slice(None, None, -1)),
+    "half of the columns": (ALL, slice(0, 4)),
+    "every other column": (ALL, slice(1, 8, 2)),
+    "a new axis": (None, ALL, ALL),
+    "an axis that is left out": (slice(0, 4),),
+}
+PART = {
+    "less than half": (ALL, slice(0, 3)),
+    "some of some": (slice(0, 8, 2), slice(0, 8, 2)),
+    "none": (ALL, slice(5, 5)),
+    "one column": (ALL, 3),
+    "a list": (ALL, [0, 1, 2, 3, 4, 5, 6, 7]),
+    "a mask": (torch.ones(8, dtype=torch.bool),),
+}
+
+
+@pytest.mark.parametrize("case", [*WHOLE, *PART])
+def test_slices_that_need_half_of_what_was_read_are_taken_on_an_accelerator(case: str) -> None:
+    index = (WHOLE | PART)[case]
+    assert indexes_there(torch.device("cuda"), index, (8, 8)) is (case in WHOLE)
+    assert not indexes_there(torch.device("cpu"), index, (8, 8))
+    assert not indexes_there(torch.device("meta"), index, (8, 8))
+
+
+def test_a_scalar_is_what_it_is_on_an_accelerator() -> None:
+    assert indexes_there(torch.device("cuda"), (), ())
+
+
+@pytest.mark.parametrize("backend", ["mmap", "pread"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.bool])
+@pytest.mark.parametrize("case", WHOLE)
+def test_slices_taken_on_an_accelerator_are_the_same_and_keep_no_more_than_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, dtype: torch.dtype, backend: Any
+) -> None:
+    # The host stands in for the accelerator.
+    saved = torch.arange(64.0).reshape(8, 8).sub(20).to(dtype)
+    save_file({"w": saved}, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", "torch", backend=backend) as file:
+        weight = file.get_slice("w")
+        expected = weight[WHOLE[case]]
+        monkeypatch.setattr(framework, "indexes_there", lambda *_: True)
+        part = weight[WHOLE[case]]
+    assert part.dtype is dtype
+    assert part.shape == expected.shape
+    assert part.is_contiguous()
+    assert part.untyped_storage().nbytes() == part.nbytes
+    assert torch.equal(part.view(torch.uint8), expected.contiguous().view(torch.uint8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("case", [*WHOLE, *PART])
+def test_slices_on_cuda_are_those_of_the_host(tmp_path: Path, case: str) -> None:
+    index = (WHOLE | PART)[case]
+    save_file({"w": torch.arange(64.0).reshape(8, 8)}, tmp_path / "model.safetensors")
+    with (
+        safe_open(tmp_path / "model.safetensors", "torch", "cuda") as there,
+        safe_open(tmp_path / "model.safetensors", "torch") as here,
+    ):
+        part = there.get_slice("w")[index]
+        assert part.device.type == "cuda"
+        assert torch.equal(part.cpu(), here.get_slice("w")[index])

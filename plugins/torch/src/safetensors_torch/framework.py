@@ -21,7 +21,7 @@ from safetensors_core import (
     collector,
 )
 from safetensors_core.transfer import upload
-from safetensors_torch.accelerator import CudaAccelerator, pays_off
+from safetensors_torch.accelerator import CudaAccelerator, indexes_there, pays_off
 from safetensors_torch.blocks import tensors_in_blocks
 from safetensors_torch.description import DTYPES, describe, describe_all
 from safetensors_torch.filling import FillableTensors
@@ -187,11 +187,15 @@ class TorchFramework(FillableTensors):
         return tensors
 
     def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> torch.Tensor:
-        """A tensor with an index applied on the host, then moved to the device."""
+        """A tensor with an index applied: on the host where that leaves less to be moved."""
         target = as_device(device)
         host = "meta" if target.type == "meta" else _CPU
         tensor = self.from_buffers(buffer, {"": info}, host)[""]
-        return apply_index(tensor, index, info.shape).to(target)
+        if not indexes_there(target, index, info.shape):
+            return apply_index(tensor, index, info.shape).to(target)
+        part = apply_index(tensor.to(target), index, info.shape)
+        # A view would keep all of the device's memory that was filled.
+        return part if _is_alone(part) else part.clone(memory_format=torch.contiguous_format)
 
     def prefers_map(self, device: Any) -> bool:
         """Whether a device is the host, or one on which no data is read."""
@@ -324,6 +328,11 @@ def _empty(name: str, info: TensorInfo, device: torch.device) -> torch.Tensor:
         raise InvalidInputError(
             f"tensor {name!r}: torch has no tensor of its shape {list(info.shape)}"
         ) from error
+
+
+def _is_alone(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has all of its storage, in order."""
+    return tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
 
 
 def torch_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
