@@ -46,6 +46,14 @@ def test_both_sides_compute_the_same_at_every_size(work: Work, folder: str) -> N
     assert sorted(Path(folder).iterdir()) == before
 
 
+def test_a_command_that_fails_is_no_sample(tmp_path: Path) -> None:
+    work = next(work for work in WORKS if work.name == "verify")
+    write_file(str(tmp_path), "tensors", 10)
+    (tmp_path / "300-tensors.safetensors").write_bytes(b"not what it should be")
+    with pytest.raises(RuntimeError, match="verify ended with exit status"):
+        take_sample(work, "ours", 300, str(tmp_path))
+
+
 def test_a_file_of_a_size_is_sparse(folder: str) -> None:
     status = Path(path_of(folder, "GB", 64)).stat()
     assert 64e9 * 0.999 < status.st_size <= 64e9 + 4096

@@ -125,6 +125,19 @@ def test_a_difference_between_the_sides_is_noticed(framework: str, folder: str) 
     assert of_tensors(setting, tensors) != expected
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_parts_of_a_tensor_at_each_others_places_are_noticed(framework: str, folder: str) -> None:
+    setting = Setting(framework, "small", SCALE, folder)
+    tensors = setting.tensors()
+    expected, total = of_tensors(setting, tensors), touch(tensors, framework)
+    name = next(iter(tensors))
+    array = handling(framework).array(tensors[name])
+    turned = array.reshape(-1).view(np.uint64)[::-1].copy().view(array.dtype)
+    tensors[name] = handling(framework).tensor(turned.reshape(array.shape))
+    assert touch(tensors, framework) == total
+    assert of_tensors(setting, tensors) != expected
+
+
 def test_a_run_prints_a_table_and_writes_every_sample(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--scale", str(SCALE), "--repeat", "2"]
     command += ["--case", "open-small", "--case", "import-core", "--case", "save-small-numpy"]
