@@ -125,12 +125,15 @@ def _framework(described: DescribedTensors, name: str) -> Framework:
 
 def _memory(described: DescribedTensors, infos: Mapping[str, TensorInfo]) -> dict[str, memoryview]:
     """The own memory of tensors that the file can be read into as it is."""
-    found: dict[str, memoryview] = {}
+    wanted: dict[Framework, list[str]] = {}
     for name, info in infos.items():
         if info.nbytes and info.dtype is described.specs[name].dtype:
-            view = _framework(described, name).memory(described.tensors[name])
-            if view is not None:
-                found[name] = view
+            wanted.setdefault(_framework(described, name), []).append(name)
+    found: dict[str, memoryview] = {}
+    for framework, names in wanted.items():
+        views = framework.memories([described.tensors[name] for name in names])
+        pairs = zip(names, views, strict=True)
+        found.update((name, view) for name, view in pairs if view is not None)
     return found
 
 
@@ -165,9 +168,23 @@ def _covered(
     specs = described.specs
     covered: set[str] = set()
     for group in groups:
-        filled = [specs[name] for name in group if name in infos]
-        covered |= {name for name in group if specs[name] in filled}
+        begins = {name: _begin(described, name) for name in group}
+        filled = [name for name in group if name in infos]
+        covered |= {
+            name
+            for name in group
+            for other in filled
+            # Of two that begin at different addresses, only a part is the same memory.
+            if specs[name] == specs[other]
+            and (begins[name] == begins[other] or None in {begins[name], begins[other]})
+        }
     return covered
+
+
+def _begin(described: DescribedTensors, name: str) -> int | None:
+    """Where a tensor begins that lies in the host's memory as in a file; None for others."""
+    view = _framework(described, name).memory(described.tensors[name])
+    return _address(view) if view else None
 
 
 def _overlapping(memory: Mapping[str, memoryview]) -> list[list[str]]:

@@ -78,8 +78,11 @@ def test_tied_weights_are_filled_by_the_name_that_the_file_has(path: Path) -> No
     tensors = {"weight": tied, "head": tied.view(2, 3)}
     assert load_into(tensors, path) == ([], [])
     assert torch.equal(tensors["head"], WEIGHT)
-    # A part of it is another tensor, which the file lacks.
+    # A part of it is another tensor, which the file lacks; so is what reaches beyond it.
     assert load_into({"weight": tied, "row": tied[0]}, path, strict=False) == (["row"], [])
+    whole = torch.zeros(3, 3)
+    tensors = {"weight": whole[:2], "moved": whole[1:]}
+    assert load_into(tensors, path, strict=False) == (["moved"], [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
