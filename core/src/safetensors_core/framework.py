@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -329,6 +329,14 @@ class Framework(ABC):
             default: `assign` is used then.
         """
         return None
+
+    def memories(self, tensors: Sequence[Any]) -> list[memoryview | None]:
+        """What `memory` gives for each of many tensors, in the same order. The default asks it.
+
+        Args:
+            tensors: Tensors of this framework that `check_fillable` accepts.
+        """
+        return list(map(self.memory, tensors))
 
     def assign(self, tensor: Any, value: Any) -> None:
         """Replace the content of a tensor. The default refuses.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from safetensors_core import Framework, InvalidInputError
+from safetensors_torch.lending import lend
 from safetensors_torch.memory import is_wrapper
 
 __all__ = ["FillableTensors"]
@@ -48,6 +49,13 @@ class FillableTensors(Framework):
         memory = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
         memory.owner = tensor  # type: ignore[attr-defined]
         return memoryview(memory).cast("B")
+
+    def memories(self, tensors: Sequence[torch.Tensor]) -> list[memoryview | None]:
+        """The memory of tensors; that of ordinary ones in a few passes."""
+        lent = lend(tensors)
+        pairs = list(zip(tensors, lent, strict=True))
+        torch.autograd.graph.increment_version([t for t, view in pairs if view is not None])
+        return [self.memory(t) if view is None else view for t, view in pairs]
 
     def assign(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """Copy a tensor into another, on whatever devices they are."""
