@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from safetensors_core import InvalidInputError, SharedMemoryError
+from safetensors_core import InvalidInputError, SharedMemoryError, get_framework
 from safetensors_torch import load_into, save_file, save_model
+from safetensors_torch.filling import FillableTensors
 
 WEIGHT = torch.arange(6.0).reshape(2, 3)
 
@@ -63,6 +64,46 @@ def test_autograd_notices_that_a_tensor_was_filled(
     load_into({"weight": tensor}, path)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.backward(product)
+
+
+def test_tensors_of_all_kinds_are_filled_together_and_all_count_as_changed(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    made: dict[str, torch.Tensor] = {
+        "plain": torch.zeros(2, 3),
+        "parameter": torch.nn.Parameter(torch.zeros(2, 3)),
+        "buffer": torch.nn.Buffer(torch.zeros(2, 3)),
+        "strided": torch.zeros(3, 2).T,
+        "part": torch.zeros(4, 3)[1:3],
+        "converted": torch.zeros(2, 3, dtype=torch.float64),
+        "empty": torch.zeros(0, 3),
+    }
+    values = {name: (WEIGHT + i)[: len(t)] for i, (name, t) in enumerate(made.items())}
+    save_file(values, path)
+    before = {name: tensor._version for name, tensor in made.items()}
+    assert load_into(made, path) == ([], [])
+    for name, tensor in made.items():
+        assert torch.equal(tensor.detach().float(), values[name])
+        assert tensor._version > before[name] or name == "empty"
+
+
+def test_thousands_of_tensors_are_lent_in_a_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One by one is for what has to be looked at more closely.
+    asked: list[torch.Tensor] = []
+
+    def memory(_self: object, tensor: torch.Tensor) -> None:
+        asked.append(tensor)
+
+    monkeypatch.setattr(FillableTensors, "memory", memory)
+    tensors = [torch.zeros(3) for _ in range(50)]
+    strided = torch.zeros(3, 2).T
+    views = get_framework(strided).memories([*tensors, strided])
+    assert [view and view.nbytes for view in views] == [12] * 50 + [None]
+    assert len(asked) == 1
+    assert asked[0] is strided
+    for i, view in enumerate(views[:50]):
+        assert view is not None
+        view.cast("f")[1] = i
+        assert tensors[i].tolist() == [0, i, 0]
 
 
 def test_a_model_is_filled_by_its_state_dict(tmp_path: Path) -> None:
