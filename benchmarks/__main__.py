@@ -21,7 +21,15 @@ from benchmarks.devices import device_is_there
 from benchmarks.frameworks import FRAMEWORKS
 from benchmarks.machine import describe_machine
 from benchmarks.peers import install_peers
-from benchmarks.report import case_lines, document, heading, listing, machine_lines, markdown
+from benchmarks.report import (
+    case_lines,
+    describe_sides,
+    document,
+    heading,
+    listing,
+    machine_lines,
+    markdown,
+)
 from benchmarks.runner import BenchmarkError, Outcome, run_case
 
 __all__ = ["main"]
@@ -92,14 +100,14 @@ def _measure(cases: list[Case], folder: str, options: argparse.Namespace) -> int
             outcome = run_case(case, folder, scale=options.scale, repeat=options.repeat)
         except BenchmarkError as error:
             print(error, file=sys.stderr, flush=True)
+            skipped[case.name] = f"failed: {str(error).rstrip().splitlines()[-1]}"
             failed = True
-            continue
-        outcomes.append(outcome)
-        failed |= bool(outcome.failed)
-        run = so_far()
-        print(case_lines(run["cases"][-1], run["sides"]), flush=True)
+        else:
+            outcomes.append(outcome)
+            failed |= bool(outcome.failed)
+            print(case_lines(outcome.as_json(), describe_sides()), flush=True)
         if options.json:  # each time, so that an interrupted run leaves what it has measured
-            Path(options.json).write_text(json.dumps(run, indent=1) + "\n", "utf-8")
+            Path(options.json).write_text(json.dumps(so_far(), indent=1) + "\n", "utf-8")
     return int(failed)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.report import amount
+from benchmarks.ratio import ERRORS
+from benchmarks.report import amount, times
 
 __all__ = ["compare", "regressions"]
 
@@ -29,9 +30,9 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
         old, metric = olds[name], new["metric"]
         for side in (s for s in new["sides"] if s in old["sides"]):
             was, now = old["sides"][side], new["sides"][side]
-            ratio = now["median"] / was["median"] if was["median"] else float("inf")
+            ratio = times(metric, now["median"], was["median"])
             cells = [f"`{name}`", side, amount(metric, was["median"])]
-            cells += [amount(metric, now["median"]), f"{ratio:.2f}x", _verdict(was, now)]
+            cells += [amount(metric, now["median"]), ratio, _verdict(metric, was, now)]
             lines.append(f"| {' | '.join(cells)} |".replace("  ", " "))
     notes = [
         f"- {what} differs: {before['machine'][what]}, then {after['machine'][what]}"
@@ -57,14 +58,16 @@ def regressions(before: dict[str, Any], after: dict[str, Any], above: float) -> 
     olds = {case["name"]: case["sides"]["ours"] for case in before["cases"]}
     found = []
     for case in after["cases"]:
-        was, now = olds.get(case["name"]), case["sides"]["ours"]
-        if was and _verdict(was, now) == "SLOWER" and now["median"] > above * was["median"]:
+        was, now, metric = olds.get(case["name"]), case["sides"]["ours"], case["metric"]
+        worse = was and _verdict(metric, was, now) in {"SLOWER", "MORE"}
+        if was and worse and now["median"] > above * was["median"]:
             found.append(case["name"])
     return found
 
 
-def _verdict(was: dict[str, Any], now: dict[str, Any]) -> str:
+def _verdict(metric: str, was: dict[str, Any], now: dict[str, Any]) -> str:
     """What can be said beyond the spread: only where no sample of one lies among the other's."""
-    if now["min"] > was["max"]:
-        return "SLOWER"
-    return "faster" if now["max"] < was["min"] else ""
+    worse, better = ("SLOWER", "faster") if metric == "seconds" else ("MORE", "less")
+    if now["min"] > was["max"] + ERRORS[metric]:
+        return worse
+    return better if now["max"] < was["min"] - ERRORS[metric] else ""

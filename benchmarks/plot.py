@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ratio import ratio
+
 __all__ = ["PlotError", "draw", "require_matplotlib"]
 
 # Each stands out from white and from black: the pages have a light and a dark theme.
@@ -86,7 +88,8 @@ def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 def _smaller(svg: str) -> str:
     """The same picture in a third of the bytes, for a repository and a page."""
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point
+    # A hundredth of a point; but texts have versions with dots in them.
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
     if not re.search(r"<g (?!id=)", svg):  # groups with nothing but a name say nothing
         svg = re.sub(r'<g id="[^"]*">|<g>|</g>', "", svg)
@@ -245,14 +248,15 @@ def _bars(document: dict[str, Any]) -> Any:
     """A row for each case: how many times as much as ours each other side takes."""
     from matplotlib.figure import Figure
 
-    cases = [case for case in document["cases"] if "ours" in case["sides"] and _ratios(case)]
+    cases = [case for case in document["cases"] if _ratios(case)]
     if not cases:
         raise PlotError("the run has no case of ours and another side")
     roles = {name: side["role"] for name, side in document["sides"].items()}
     names = dict.fromkeys(name for case in cases for name in _ratios(case))
     peers = [name for name in names if roles[name] == "peer"]
     colors = dict(zip(peers, itertools.cycle(_PEERS), strict=False))
-    every = [1.0, *(ratio for case in cases for ratio in _ratios(case).values())]
+    every = [1.0, *(times for case in cases for times in _ratios(case).values())]
+    every += [target for case in cases for target in _peer_targets(case)]
     lowest, highest = min(every) / 1.4, max(every) * 1.4
     figure = Figure(figsize=(8.5, 0.3 * len(cases) + 1.4), layout="constrained")
     panel = figure.subplots()
@@ -281,28 +285,31 @@ def _bars(document: dict[str, Any]) -> Any:
 
 
 def _ratios(case: dict[str, Any]) -> dict[str, float]:
-    """How many times as much as ours the other sides take, where both take something."""
-    ours = case["sides"].get("ours", {}).get("median")
+    """How many times as much as ours the other sides take, where that can be told."""
+    ours = case["sides"]["ours"]["median"]
     return {
-        name: side["median"] / ours
+        name: found
         for name, side in case["sides"].items()
-        if name != "ours" and ours and side["median"]
+        if name != "ours" and (found := ratio(case["metric"], side["median"], ours)) is not None
     }
+
+
+def _peer_targets(case: dict[str, Any]) -> list[float]:
+    return [target["bound"] for target in case["targets"] if target["kind"] == "peer"]
 
 
 def _bars_of_case(panel: Any, place: int, case: dict[str, Any], colors: dict[str, str]) -> None:
     ratios = _ratios(case)
-    bars = {name: ratio for name, ratio in ratios.items() if name in colors}
+    bars = {name: times for name, times in ratios.items() if name in colors}
     height = 0.72 / max(1, len(bars))
-    for number, (name, ratio) in enumerate(bars.items()):
+    for number, (name, times) in enumerate(bars.items()):
         top = place - 0.36 + number * height
-        panel.barh(top, ratio - 1, 0.9 * height, 1, align="edge", color=colors[name])
-    for ratio in (ratio for name, ratio in ratios.items() if name not in colors):
+        panel.barh(top, times - 1, 0.9 * height, 1, align="edge", color=colors[name])
+    for times in (times for name, times in ratios.items() if name not in colors):
         ends = [place - 0.4, place + 0.4]
-        panel.plot([ratio, ratio], ends, color=_LIMIT, linestyle="--", linewidth=1.5)
-    for target in case["targets"]:
-        if target["kind"] == "peer":
-            panel.plot([target["bound"]], [place + 0.1], color=_OURS, marker="^", markersize=4)
+        panel.plot([times, times], ends, color=_LIMIT, linestyle="--", linewidth=1.5)
+    for bound in _peer_targets(case):
+        panel.plot([bound], [place + 0.1], color=_OURS, marker="^", markersize=4)
     median = case["sides"]["ours"]["median"]
     text = _time(median) if case["metric"] == "seconds" else _size(median)
     where = ("axes fraction", "data")

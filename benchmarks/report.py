@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.ratio import ratio
 from benchmarks.runner import Outcome
 from benchmarks.sides import SIDES, find
 
@@ -20,6 +21,7 @@ __all__ = [
     "machine_lines",
     "markdown",
     "rows",
+    "times",
 ]
 
 _HEADING = ["case", "side", "median", "min - max", "of ours", "target"]
@@ -172,7 +174,7 @@ def rows(case: dict[str, Any], sides: dict[str, dict[str, Any]]) -> Iterator[lis
             f"limit: {name}" if sides[name]["role"] == "limit" else name,
             amount(metric, found["median"]),
             f"{low} - {high}",
-            "" if name == "ours" else _times(metric, found["median"], ours),
+            "" if name == "ours" else times(metric, found["median"], ours),
             ", ".join(targets),
         ]
 
@@ -221,6 +223,21 @@ def amount(metric: str, value: float) -> str:
     return f"{_digits(value * 1000)} ms"
 
 
+def times(metric: str, value: float, base: float) -> str:
+    """One amount as a multiple of another, as people read it.
+
+    Args:
+        metric: What a case measures.
+        value: Seconds or bytes.
+        base: Likewise.
+
+    Returns:
+        The multiple, or ``"-"`` where one of them is less memory than the kernel can count.
+    """
+    found = ratio(metric, value, base)
+    return "-" if found is None else f"{found:.2f}x"
+
+
 def _notes(case: dict[str, Any]) -> list[str]:
     notes = [f"{name} failed: {why}" for name, why in case["failed"].items()]
     notes += [f"no {name}: {why}" for name, why in case["missing"].items()]
@@ -245,12 +262,6 @@ def _wanted(target: dict[str, Any], metric: str) -> str:
             f"{sign}{bound * 1000:g} ms" if metric == "seconds" else f"{sign}{bound / _MIB:g} MiB"
         )
     return f"{text}: { {True: 'met', False: 'MISSED', None: 'not measured'}[target['met']] }"
-
-
-def _times(metric: str, value: float, ours: float) -> str:
-    """How many times ours; nothing where one is less memory than the kernel can count."""
-    least = _MIB if metric != "seconds" else 0
-    return f"{value / ours:.2f}x" if min(value, ours) > least else "-"
 
 
 def _padded(cells: list[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.cases import Case, Target
 from benchmarks.files import path_of
+from benchmarks.ratio import ratio
 from benchmarks.setting import Call
 from benchmarks.sides import Side, find
 from benchmarks.worker import WARM_UP
@@ -20,8 +21,6 @@ from benchmarks.worker import WARM_UP
 __all__ = ["BenchmarkError", "Outcome", "Series", "run_case"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-_MEMORY_ERROR = 1024 * 1024  # bytes: below, the kernel's count of a process's pages is noise
-
 
 # Of what TensorFlow logs, only errors stand beside a sample that failed.
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -95,9 +94,7 @@ class Outcome:
         best, ours = self.best_peer, self.series["ours"].median
         if best is None:
             return None
-        peer = self.series[best].median
-        least = _MEMORY_ERROR if self.case.work.metric != "seconds" else 0
-        return None if min(ours, peer) <= least else peer / ours
+        return ratio(self.case.work.metric, self.series[best].median, ours)
 
     def met(self, target: Target) -> bool | None:
         """Whether a target is reached; None where the side that it is about took no part."""

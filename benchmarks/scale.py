@@ -42,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit status: 0 if all of ours was measured, whatever it shows; 1 if something of it failed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.repeat < 1:
+        parser.error("--repeat must be at least 1")
     if options.plot:
         require_matplotlib()
     document: dict[str, Any] = {"kind": "scale"}
@@ -69,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the costs as well")
     parser.add_argument("--folder", help="where to put a temporary folder of 300 MB")
     parser.add_argument(
-        "--largest", type=int, default=1_000_000, help="leave out files of more tensors"
+        "--largest",
+        type=int,
+        choices=SIZES["tensors"],
+        default=SIZES["tensors"][-1],
+        help="leave out files of more tensors",
     )
     return parser
 
@@ -85,7 +92,7 @@ def measure(folder: str, repeat: int, largest: int) -> Iterator[dict[str, Any]]:
     Yields:
         What a side has shown in a work, or why it cannot do it, fit for JSON.
     """
-    sizes = {axis: [size for size in found if size <= largest] for axis, found in SIZES.items()}
+    sizes = SIZES | {"tensors": [size for size in SIZES["tensors"] if size <= largest]}
     for axis, found in sizes.items():
         for size in found:
             write_file(folder, axis, size)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks import __main__ as program
 from benchmarks import sides
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES, Case, Target
 from benchmarks.report import describe_sides
-from benchmarks.runner import Outcome, Series, run_case
+from benchmarks.runner import BenchmarkError, Outcome, Series, run_case
 from benchmarks.sides import find, side_called
 
 SCALE = 0.002
@@ -180,6 +181,43 @@ def test_a_comparison_fails_only_above_what_was_asked_for(
     assert main(["compare", before, after, "--fail-above", "2.4"]) == 0
     assert main(["compare", before, after, "--fail-above", "1.1"]) == 1
     assert capsys.readouterr().err == "above 1.1x: slower\n"
+
+
+def test_memory_is_compared_only_as_far_as_it_can_be_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mib = 2.0**20
+    documents = [
+        run(more=[4 * mib], less=[9 * mib], as_much=[4 * mib], none=[0.0]),
+        run(more=[8 * mib], less=[3 * mib], as_much=[4.9 * mib], none=[0.5 * mib]),
+    ]
+    for document in documents:
+        for case in document["cases"]:
+            case["metric"] = "anon"
+    paths = [written(tmp_path / name, d) for name, d in zip("ab", documents, strict=True)]
+    assert main(["compare", *paths, "--fail-above", "1.1"]) == 1
+    output = capsys.readouterr()
+    assert output.err == "above 1.1x: more\n"
+    ours = {line.split("`")[1]: line for line in output.out.splitlines() if "| ours |" in line}
+    assert ours["more"].endswith("| 2.00x | MORE |")
+    assert ours["less"].endswith("| 0.33x | less |")
+    assert ours["as_much"].endswith("| 1.23x | |")
+    assert ours["none"].endswith("| 0.0 MiB | 0.5 MiB | - | |")
+
+
+def test_a_case_that_fails_is_told_in_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> Outcome:
+        raise BenchmarkError("ours failed:\n  a traceback\nOSError: no space\n")
+
+    monkeypatch.setattr(program, "run_case", fail)
+    path = tmp_path / "run.json"
+    options = ["--case", "header-small", "--json", str(path), "--folder", str(tmp_path)]
+    assert main(options) == 1
+    document = json.loads(path.read_text("utf-8"))
+    assert document["cases"] == []
+    assert document["skipped"] == {"header-small": "failed: OSError: no space"}
 
 
 def test_runs_on_other_machines_or_with_other_versions_are_told_apart(

@@ -18,7 +18,7 @@ MACHINE = {
     "cpu": "a processor",
     "cores": 2,
     "memory_bytes": 8 * 1024**3,
-    "system": "Linux 6 x86_64",
+    "system": "Linux 5.15.1670 x86_64",
     "file_system": "ext4",
     "python": "CPython 3.11",
     "packages": {"safetensors": "0.8.0", "numpy": "2.4.6"},
@@ -97,6 +97,24 @@ def test_a_run_says_how_costs_grow_and_who_cannot_do_the_work(
     assert [found.name for found in tmp_path.iterdir()] == ["scale.json"]
 
 
+def test_large_files_are_measured_however_few_tensors_are_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "WORKS", [work for work in WORKS if work.name == "open"])
+    [ours, _reference] = scale.measure(str(tmp_path), repeat=1, largest=10)
+    assert [point["size"] for point in ours["points"]] == scale.SIZES["GB"]
+
+
+@pytest.mark.parametrize("option", ["--repeat=0", "--largest=5"])
+def test_what_would_measure_nothing_is_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        scale.main([option])
+    assert error.value.code == 2
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
 def test_growth_beyond_proportion_is_marked() -> None:
     text = scale.table(scale_document(exponent=1.0))
     assert "WORSE" not in text
@@ -146,15 +164,16 @@ def run_document() -> dict[str, Any]:
     cases = [
         {
             "name": f"load-{number}",
-            "metric": "bytes" if number % 2 else "seconds",
+            "metric": metric,
             "sides": {
-                "ours": {"median": 0.01},
-                "safetensors": {"median": 0.01 * (number + 0.5)},
-                "memcpy": {"median": 0.008},
+                "ours": {"median": unit},
+                "safetensors": {"median": unit * (number + 0.5)},
+                "memcpy": {"median": unit * 0.8},
             },
             "targets": [{"kind": "peer", "bound": 2, "side": None, "met": number > 1}],
         }
         for number in range(60)
+        for metric, unit in [("rss", 2.0**24) if number % 2 else ("seconds", 0.01)]
     ]
     return scale_document() | {"kind": "run", "sides": sides, "cases": cases}
 
@@ -171,7 +190,14 @@ def drawn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_plot_says_when_and_where_and_stays_small(drawn: str) -> None:
     root = ET.fromstring(drawn)
     texts = " ".join(element.text or "" for element in root.iter() if element.tag.endswith("text"))
-    for text in ("2026-01-02", "a processor", "CPython 3.11", "safetensors 0.8.0", "ours"):
+    for text in (
+        "2026-01-02",
+        "a processor",
+        "Linux 5.15.1670 x86_64",
+        "CPython 3.11",
+        "safetensors 0.8.0",
+        "ours",
+    ):
         assert text in texts
     assert len(drawn) < 150_000
 
@@ -187,6 +213,14 @@ def test_a_plot_of_a_run_names_every_case_and_limit(drawn: str) -> None:
     for number in range(60):
         assert f">load-{number}<" in drawn
     assert "limit: memcpy" in drawn
+
+
+def test_a_target_beyond_all_bars_is_in_the_plot() -> None:
+    pytest.importorskip("matplotlib", reason="this environment draws nothing")
+    document = run_document()
+    document["cases"][0]["targets"][0]["bound"] = 10_000
+    [panel] = plot._bars(document).axes
+    assert panel.get_xlim()[1] > 10_000
 
 
 def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
