@@ -62,12 +62,13 @@ def peak(path: Path, action: str, elements: int = 1) -> int:
     return int(done.stdout)
 
 
-def test_converting_while_loading_takes_the_result_and_two_windows(path: Path) -> None:
-    action = """
-loaded = load_file(path, dtype="F16", backend="pread")
-assert {name: float(array[-1]) for name, array in loaded.items()} == {
-    f"w{i}": float(i) for i in range(8)
-}
+@pytest.mark.parametrize("backend", ["mmap", "pread"])
+def test_converting_while_loading_takes_the_result_and_two_windows(
+    path: Path, backend: str
+) -> None:
+    action = f"""
+loaded = load_file(path, dtype="F16", backend={backend!r})
+assert [float(loaded[f"w{{i}}"][-1]) for i in range(8)] == list(map(float, range(8)))
 """
     taken = peak(path, action)
     result = TENSORS * NBYTES // 2

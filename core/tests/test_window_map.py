@@ -12,7 +12,9 @@ import pytest
 
 from core.tests.raw import RawTensor, counting, file_bytes
 from core.tests.sharded import RAW
-from safetensors_core import ClosedFileError, Dtype, TensorInfo, safe_open
+from core.tests.test_load_dtype import Casting
+from safetensors_core import ByteSource, ClosedFileError, Dtype, TensorInfo, safe_open
+from safetensors_core.sources import MappedSource
 from safetensors_core.sources.window_map import WindowMap
 
 TENSORS = {f"w{i}": counting(Dtype.F32, 3000 + i) for i in range(4)} | {
@@ -100,6 +102,34 @@ def test_the_file_that_was_opened_is_gone_through_whatever_its_path_leads_to(
         elif other == "pipe":
             os.mkfifo(path)
         assert loaded | dict(tensors) == TENSORS
+
+
+class Far(Casting):
+    """Has devices with memory of their own, to which files are read."""
+
+    def __init__(self) -> None:
+        self.sources: set[type[ByteSource]] = set()
+
+    def prefers_map(self, device: Any) -> bool:
+        return bool(device == "cpu")
+
+    def load(self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any) -> Any:
+        self.sources.add(type(source))
+        return super().load(source, infos, device)
+
+
+@pytest.mark.parametrize("convert", [True, False])
+def test_a_device_that_is_read_to_gets_the_mapped_file_which_it_can_open_anew(
+    path: Path, convert: bool
+) -> None:
+    for device, expected in (("far", True), ("cpu", False)):
+        far = Far()
+        with safe_open(path, far, device, backend="mmap") as file:
+            if convert:
+                file.get_tensors(["w0"], dtype="F16")
+            else:
+                dict(file.iter_tensors(["w0"]))
+        assert (far.sources == {MappedSource}) is expected
 
 
 def test_a_file_that_is_closed_is_not_gone_through(path: Path) -> None:

@@ -13,9 +13,10 @@ from safetensors_core.framework import Framework
 from safetensors_core.header import TensorInfo
 from safetensors_core.progress import Progress
 from safetensors_core.read_ahead import Part, ReadAhead, windows
-from safetensors_core.sources import ByteSource
+from safetensors_core.sources import ByteSource, MappedSource
+from safetensors_core.sources.window_map import WindowMap
 
-__all__ = ["WINDOW", "cast_tensors", "dtypes_of", "load_part", "load_parts"]
+__all__ = ["WINDOW", "cast_tensors", "dtypes_of", "in_windows", "load_part", "load_parts"]
 
 #: Bytes that are loaded at a time where what was read is not what is returned, or where somebody
 #: wants to know how far it is.
@@ -57,7 +58,7 @@ def load_parts(
         >>> {name: str(array.dtype) for name, array in loaded.items()}
         {'a': 'float16', 'b': 'int8'}
     """
-    jobs = parts if dtype is None else _apart(framework, parts, dtype)
+    jobs = parts if dtype is None else _apart(framework, parts, device, dtype)
     framework.remark(dtypes_of(parts, dtype))
     if progress is not None:
         jobs = windows(jobs, WINDOW) or jobs
@@ -98,6 +99,33 @@ def dtypes_of(parts: Iterable[Part], dtype: Dtype | None = None) -> Iterator[tup
     for _, infos in parts:
         for name, info in infos.items():
             yield name, dtype if dtype is not None and info.dtype in FLOATS else info.dtype
+
+
+def in_windows(framework: Framework, parts: Iterable[Part], device: Any, nbytes: int) -> list[Part]:
+    """Cut parts of files into windows, of which a mapped file keeps no more than is in use.
+
+    Args:
+        framework: Makes the tensors.
+        parts: Files and the tensors to load from each.
+        device: Where the tensors shall live. For one to which files are read, a map is not touched.
+        nbytes: What the tensors of a window may have together; a larger one is a window alone.
+
+    Returns:
+        The same tensors in the same order.
+
+    Example:
+        >>> from safetensors_core import get_framework, safe_open
+        >>> source, info = safe_open(model_path, backend="mmap").locate("bias")
+        >>> [(window, _)] = in_windows(get_framework("numpy"), [(source, {"bias": info})], "cpu", 8)
+        >>> type(window).__name__
+        'WindowMap'
+    """
+    if framework.prefers_map(device):
+        parts = [
+            (WindowMap(source) if isinstance(source, MappedSource) else source, infos)
+            for source, infos in parts
+        ]
+    return windows(parts, nbytes)
 
 
 def load_part(
@@ -178,7 +206,7 @@ def _load(framework: Framework, part: Part, device: Any, dtype: Dtype | None) ->
     return tensors
 
 
-def _apart(framework: Framework, parts: Sequence[Part], dtype: Dtype) -> list[Part]:
+def _apart(framework: Framework, parts: Sequence[Part], device: Any, dtype: Dtype) -> list[Part]:
     """Of each file, what stays as it is in one part, and the rest in windows."""
     jobs: list[Part] = []
     for source, infos in parts:
@@ -194,7 +222,7 @@ def _apart(framework: Framework, parts: Sequence[Part], dtype: Dtype) -> list[Pa
         kept = {name: info for name, info in infos.items() if name not in changed}
         if kept or not changed:
             jobs.append((source, kept))
-        jobs += windows([(source, changed)], WINDOW)
+        jobs += in_windows(framework, [(source, changed)], device, WINDOW)
     return jobs
 
 

@@ -12,14 +12,13 @@ from safetensors_core.errors import UnsupportedDtypeError
 from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
-from safetensors_core.loading import dtypes_of, load_part, load_parts
+from safetensors_core.loading import dtypes_of, in_windows, load_part, load_parts
 from safetensors_core.plugins import get_framework
 from safetensors_core.progress import Progress
-from safetensors_core.read_ahead import ReadAhead, windows
+from safetensors_core.read_ahead import ReadAhead
 from safetensors_core.shards.shard_set import open_shards
 from safetensors_core.sizes import parse_size
-from safetensors_core.sources import ByteSource, MappedSource
-from safetensors_core.sources.window_map import WindowMap
+from safetensors_core.sources import ByteSource
 from safetensors_core.tensor_slice import TensorSlice
 
 if TYPE_CHECKING:
@@ -225,11 +224,8 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             bias 0.0
             weight 15.0
         """
-        parts = [
-            (WindowMap(source) if isinstance(source, MappedSource) else source, infos)
-            for source, infos in self._shards.parts(names)
-        ]
-        parts = windows(parts, parse_size(window))
+        nbytes = parse_size(window)
+        parts = in_windows(self._framework, self._shards.parts(names), self._device, nbytes)
         self._framework.remark(dtypes_of(parts))
         with ReadAhead(parts, ahead=1) as ready:
             for part in ready:
