@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from safetensors_core import InvalidInputError
 from safetensors_numpy import load_file, load_into, save_file
@@ -67,6 +68,7 @@ def test_an_array_over_the_file_itself_is_filled_from_the_file() -> None:
     [
         (np.broadcast_to(np.float32(1), (2, 3)), "'w' is a read-only array"),
         (np.float32(1), "'w' is a scalar"),
+        (sliding_window_view(np.zeros(4), 3, writeable=True), "several elements are one in memory"),
         (np.ma.zeros((2, 3)), "masked array"),
     ],
 )

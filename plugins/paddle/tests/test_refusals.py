@@ -19,7 +19,7 @@ from safetensors_core import (
     UnsupportedDtypeError,
     get_framework,
 )
-from safetensors_paddle import load, save, save_file
+from safetensors_paddle import load, load_into, save, save_file
 
 
 def rows() -> Any:
@@ -183,3 +183,10 @@ def test_static_graph_mode_is_refused_and_ends_no_process(representation: str) -
     assert "tensor 'w': Paddle is in static graph mode: call paddle.disable_static()" in eager
     assert "static graph mode, which has no tensors" in loaded
     assert back == "[1.0, 1.0]"
+
+
+def test_a_view_whose_elements_overlap_is_not_filled(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": paddle.ones([2, 3])}, path)
+    with pytest.raises(InvalidInputError, match="several elements are one in memory"):
+        load_into({"w": paddle.zeros([4]).unfold(0, 3, 1)}, path)

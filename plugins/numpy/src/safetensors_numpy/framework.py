@@ -20,6 +20,7 @@ from safetensors_core import (
     TensorSpec,
     UnsupportedDtypeError,
 )
+from safetensors_core.strides import may_overlap
 from safetensors_numpy.packing import pack, unpack
 
 __all__ = ["NumpyFramework"]
@@ -165,13 +166,20 @@ class NumpyFramework(Framework):
         return id(owner)
 
     def check_fillable(self, tensors: Mapping[str, Any]) -> None:
-        """Refuse scalars and read-only arrays."""
+        """Refuse scalars, read-only arrays, and views whose elements overlap."""
         for name, array in tensors.items():
             is_array = isinstance(array, np.ndarray)
             if not is_array or not array.flags.writeable:
                 kind = "a read-only array" if is_array else "a scalar"
                 raise InvalidInputError(
                     f"tensor {name!r} is {kind} and cannot be filled: copy it with np.array()"
+                )
+            if not array.flags.c_contiguous and may_overlap(
+                array.shape, array.strides, array.itemsize
+            ):
+                raise InvalidInputError(
+                    f"tensor {name!r} is a view in which several elements are one in memory: copy "
+                    "it with np.array()"
                 )
 
     def memory(self, tensor: Array) -> memoryview | None:

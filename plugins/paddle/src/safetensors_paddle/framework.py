@@ -19,6 +19,7 @@ from safetensors_core import (
     TensorSpec,
     UnsupportedDtypeError,
 )
+from safetensors_core.strides import may_overlap
 from safetensors_core.transfer import read_windows
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
@@ -178,7 +179,13 @@ class PaddleFramework(HostFramework):
         return paddle.transpose(tensor.detach(), list(axes))
 
     def check_fillable(self, tensors: Mapping[str, Any]) -> None:
-        """All dense tensors can be filled, and no others can be described."""
+        """Refuse views whose elements overlap; what is not dense cannot even be described."""
+        for name, tensor in tensors.items():
+            if not tensor.is_contiguous() and may_overlap(tensor.shape, tensor.strides):
+                raise InvalidInputError(
+                    f"tensor {name!r} is a view in which several elements are one in memory. Fill "
+                    "a clone() of it"
+                )
 
     def memory(self, tensor: Any) -> memoryview | None:
         """The memory of a contiguous tensor on the CPU; counts as a change of the tensor."""

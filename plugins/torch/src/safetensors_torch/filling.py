@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from safetensors_core import Framework, InvalidInputError
+from safetensors_core.strides import may_overlap
 from safetensors_torch.lending import lend
 from safetensors_torch.memory import is_wrapper
 
@@ -31,7 +32,7 @@ class FillableTensors(Framework):
     def check_fillable(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Refuse tensors of which several elements are one in memory."""
         for name, tensor in tensors.items():
-            if not tensor.is_contiguous() and _may_overlap(tensor):
+            if not tensor.is_contiguous() and may_overlap(tensor.shape, tensor.stride()):
                 raise InvalidInputError(
                     f"tensor {name!r} is expanded, or a view in which several elements are one "
                     "in memory. Fill a clone() of it"
@@ -70,13 +71,3 @@ class FillableTensors(Framework):
     def device_of(self, tensor: torch.Tensor) -> Any:
         """The device of a tensor."""
         return tensor.device
-
-
-def _may_overlap(tensor: torch.Tensor) -> bool:
-    """Whether a step along one dimension does not lead past all that is within it."""
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride <= reach:
-            return True
-        reach += (size - 1) * stride
-    return False
