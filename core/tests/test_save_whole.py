@@ -177,3 +177,25 @@ def test_an_exception_of_progress_leaves_nothing_of_a_checkpoint(tmp_path: Path)
     with pytest.raises(StopError):
         save_checkpoint({"a": u8(b"1"), "b": u8(b"2")}, tmp_path / "m", 1, progress=stop)
     assert not (tmp_path / "m").exists() or not os.listdir(tmp_path / "m")
+
+
+def test_whatever_a_framework_does_ahead_has_ended_when_the_save_has_failed(tmp_path: Path) -> None:
+    running: list[str] = []
+
+    class Ahead(RawFramework):
+        def to_buffers(self, tensors: Iterable[Any]) -> Iterator[bytes]:
+            running.append("copies")
+            try:
+                yield from (tensor.data for tensor in tensors)
+            finally:
+                running.clear()
+
+    def stop_later(done: int, _total: int) -> None:
+        if done > 4 << 20:
+            raise StopError
+
+    register_framework(Ahead())
+    with pytest.raises(StopError) as caught:
+        save_file({n: u8(bytes(3 << 20)) for n in "abcd"}, tmp_path / "m", progress=stop_later)
+    assert caught.tb  # the error is still there, and with it whatever its traceback keeps
+    assert running == []
