@@ -86,6 +86,16 @@ def test_what_cannot_be_saved_is_refused_with_its_name(target: Path, case: str) 
     assert_untouched(target)
 
 
+def test_a_tensor_that_stands_for_others_is_refused_with_its_name(target: Path) -> None:
+    def save_and_return(row: torch.Tensor) -> torch.Tensor:
+        save_file({"layer.6": torch.zeros(2), "layer.7": row}, target)
+        return row
+
+    with pytest.raises(InvalidInputError, match=r"tensor 'layer\.7': .*stands for others"):
+        torch.vmap(save_and_return)(torch.zeros(2, 3))
+    assert_untouched(target)
+
+
 def test_tensors_without_data_are_refused_before_a_file_is_made(target: Path) -> None:
     before = target.parent.stat().st_mtime_ns
     with pytest.raises(InvalidInputError, match="meta"):

@@ -70,7 +70,11 @@ def describe_all(tensors: Sequence[torch.Tensor]) -> list[TensorSpec]:
         >>> describe_all([torch.zeros(2, 3), torch.zeros(())])[1]
         TensorSpec(dtype=<Dtype.F32: 'F32'>, shape=())
     """
-    if not (PLAIN.issuperset(map(type, tensors)) and _have_data(tensors)):
+    try:
+        plain = PLAIN.issuperset(map(type, tensors)) and _have_data(tensors)
+    except NotImplementedError:  # one has no storage
+        plain = False
+    if not plain:
         return list(map(describe, tensors))
     specs = _Specs()
     return [specs[tensor.dtype, tensor.shape] for tensor in tensors]
@@ -161,7 +165,14 @@ def _check_saveable(tensor: torch.Tensor) -> None:
         raise InvalidInputError(
             f"{kind.__module__}.{kind.__qualname__} wraps its data in a tensor subclass: {advice}"
         )
-    if _has_lost_memory(tensor):
+    try:
+        lost = _has_lost_memory(tensor)
+    except NotImplementedError:
+        raise InvalidInputError(
+            "a tensor that stands for others, as inside of torch.vmap or torch.func.grad, has no "
+            "data of its own to save"
+        ) from None
+    if lost:
         raise InvalidInputError(
             "its storage was freed or made smaller, as FSDP does between uses of a parameter: "
             "save it where it is whole"
