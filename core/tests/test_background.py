@@ -96,3 +96,14 @@ print("over")
     python = [sys.executable, "-c", program]
     done = subprocess.run(python, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "over\n"
+
+
+def test_where_no_thread_can_be_started_the_caller_does_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Workers(len, 2) as workers:
+        assert list(workers.map(["a", "bcd"])) == [1, 3]

@@ -94,6 +94,9 @@ def test_a_part_of_a_checkpoint_keeps_its_number(tmp_path: Path) -> None:
         ("float8_e4m3fn", Dtype.F8_E4M3),
         ("F8_E5M2", Dtype.F8_E5M2),
         ("half", Dtype.F16),
+        ("<dtype: 'bfloat16'>", Dtype.BF16),
+        ("<class 'numpy.float16'>", Dtype.F16),
+        ("mlx.core.float32", Dtype.F32),
     ],
 )
 def test_a_dtype_may_be_spelled_as_frameworks_spell_it(text: str, dtype: Dtype) -> None:

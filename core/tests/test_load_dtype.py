@@ -162,3 +162,9 @@ def test_a_dtype_that_the_framework_lacks_is_refused_before_anything_is_read(
 
 def test_an_empty_selection_is_empty(mixed: Path) -> None:
     assert load_file(mixed, CASTING, keys=[], dtype="F16") == {}
+
+
+@pytest.mark.parametrize("dtype", ["float", float, "int8", "F4", "", 5, "<f2"])
+def test_a_name_of_many_meanings_or_none_is_refused(dtype: Any, mixed: Path) -> None:
+    with pytest.raises(InvalidInputError, match="expected a floating-point dtype"):
+        load_file(mixed, CASTING, dtype=dtype)

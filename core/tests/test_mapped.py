@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,31 @@ def test_large_tensors_that_are_about_to_be_used_are_read_in_huge_pages(tmp_path
     assert huge("t1") == huge("t3") == huge("t1", "t3") == huge() == 0
     assert 8 << 20 <= huge("t2") <= (8 << 20) + 2 * mmap.PAGESIZE
     assert huge(*SIZES) >= path.stat().st_size
+
+
+@linux
+def test_what_a_limit_keeps_from_being_mapped_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.safetensors"
+    nbytes = 1 << 34
+    infos = {
+        "large": TensorInfo(Dtype.U8, (nbytes,), (0, nbytes)),
+        "small": TensorInfo(Dtype.U8, (3,), (nbytes, nbytes + 3)),
+    }
+    path.write_bytes(encode_header(infos, None))
+    os.truncate(path, path.stat().st_size + nbytes + 3)
+    program = f"""
+import resource
+from core.tests.raw import RawFramework
+from safetensors_core import safe_open
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+file = safe_open({str(path)!r}, RawFramework())
+print(bytes(file.get_tensor("small").data))
+try:
+    file.get_tensor("large")
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == f"{bytes(3)}\nthe system has no 17.2 GB of memory left\n"

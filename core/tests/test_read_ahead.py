@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
@@ -109,3 +111,30 @@ def test_mapped_files_lend_their_memory_to_windows_too(folder: Path) -> None:
     assert tensors == TENSORS
     assert isinstance(tensors["wte"].data, memoryview)
     assert not tensors["wte"].data.readonly
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_process_goes_on_with_what_its_parent_began(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    program = f"""
+import os
+from core.tests.raw import RawFramework
+from safetensors_core import safe_open
+file = safe_open({str(folder)!r}, RawFramework(), backend="pread")
+tensors = file.iter_tensors(window=1)
+names = [next(tensors)[0]]
+child = os.fork()
+names += [name for name, _ in tensors]
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+print(len(names), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == f"{len(TENSORS)}\n" * 2

@@ -261,3 +261,13 @@ def test_a_rejected_file_is_closed(tmp_path: Path, backend: Any) -> None:
         safe_open(path, RAW, backend=backend)
     path.write_bytes(file_bytes(TENSORS))
     assert load_file(path, RAW, backend=backend) == TENSORS
+
+
+def test_a_string_is_not_taken_for_a_list_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(file_bytes({name: counting(Dtype.U8, 1) for name in "ab"}))
+    with safe_open(path, RAW) as file:
+        with pytest.raises(InvalidInputError, match="got the string 'ab'"):
+            file.get_tensors("ab")
+        with pytest.raises(InvalidInputError, match="got the string 'ab'"):
+            next(file.iter_tensors("ab"))

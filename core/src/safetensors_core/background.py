@@ -85,8 +85,14 @@ class Workers(Generic[A, T]):
         self._waiting.put((future, argument))
         if len(self._threads) < self._count:
             thread = threading.Thread(target=self._work, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more
+                if not self._threads:
+                    self._waiting.put(None)
+                    self._work()
+            else:
+                self._threads.append(thread)
         return future
 
     def map(self, arguments: Iterable[A]) -> Iterator[T]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError
 
@@ -23,7 +25,6 @@ FLOATS = frozenset(
 _ALIASES = {
     "BFLOAT16": Dtype.BF16,
     "DOUBLE": Dtype.F64,
-    "FLOAT": Dtype.F32,
     "FLOAT16": Dtype.F16,
     "FLOAT32": Dtype.F32,
     "FLOAT64": Dtype.F64,
@@ -38,11 +39,18 @@ _ALIASES = {
 }
 
 
-def parse_dtype(text: str | Dtype) -> Dtype:
+# A framework's own object shows its name at the end: torch.float16, <dtype: 'float16'>,
+# <class 'numpy.float16'>.
+_LAST_WORD = re.compile(r"(\w+)\W*$")
+
+
+def parse_dtype(wanted: object) -> Dtype:
     """The dtype that a user means.
 
     Args:
-        text: A code of the format or a usual name, in any case: ``"bf16"``, ``"float16"``.
+        wanted: A code of the format or a usual name, in any case: ``"bf16"``, ``"float16"``; or
+            what a framework calls it: ``torch.bfloat16``, ``numpy.float16``. Not ``"float"``,
+            which means different widths to different people.
 
     Returns:
         The dtype: a floating-point one of 8 bits or more.
@@ -54,9 +62,10 @@ def parse_dtype(text: str | Dtype) -> Dtype:
         >>> parse_dtype("bfloat16")
         <Dtype.BF16: 'BF16'>
     """
-    code = str(text).upper().removeprefix("TORCH.")
+    found = _LAST_WORD.search(str(wanted))
+    code = found[1].upper() if found else ""
     dtype = _ALIASES.get(code) or next((known for known in FLOATS if known.value == code), None)
     if dtype is None:
         known = ", ".join(sorted(dtype.value for dtype in FLOATS))
-        raise InvalidInputError(f"expected a floating-point dtype ({known}), got {str(text)!r}")
+        raise InvalidInputError(f"expected a floating-point dtype ({known}), got {str(wanted)!r}")
     return dtype

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import UnsupportedDtypeError
+from safetensors_core.errors import InvalidInputError, UnsupportedDtypeError
 from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, Header, TensorInfo
@@ -169,7 +168,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         self,
         names: Iterable[str] | None = None,
         *,
-        dtype: str | Dtype | None = None,
+        dtype: Any = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Load several tensors with as few reads as that takes.
@@ -192,7 +191,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             >>> list(safe_open(model_path).get_tensors(["weight"]))
             ['weight']
         """
-        names = None if names is None else list(names)
+        names = _checked_names(names)
         loaded = self._load(names, dtype, progress)
         return loaded if names is None else {name: loaded[name] for name in names}
 
@@ -225,7 +224,9 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             weight 15.0
         """
         nbytes = parse_size(window)
-        parts = in_windows(self._framework, self._shards.parts(names), self._device, nbytes)
+        parts = in_windows(
+            self._framework, self._shards.parts(_checked_names(names)), self._device, nbytes
+        )
         self._framework.remark(dtypes_of(parts))
         with ReadAhead(parts, ahead=1) as ready:
             for part in ready:
@@ -252,7 +253,7 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
         return self._shards.locate(name)
 
     def _load(
-        self, names: list[str] | None, dtype: str | Dtype | None, progress: Progress | None
+        self, names: list[str] | None, dtype: Any, progress: Progress | None
     ) -> dict[str, Any]:
         """Tensors in the order of the files and of their bytes."""
         target = None if dtype is None else parse_dtype(dtype)
@@ -287,3 +288,9 @@ class safe_open:  # noqa: N801  # the name that programs import from the referen
             raise
         self._framework.remark([(name, info.dtype)])
         return TensorSlice(name, info, source, self._framework, self._device)
+
+
+def _checked_names(names: Iterable[str] | None) -> list[str] | None:
+    if isinstance(names, str):  # its letters would be taken for names
+        raise InvalidInputError(f"expected names of tensors in a list, got the string {names!r}")
+    return None if names is None else list(names)

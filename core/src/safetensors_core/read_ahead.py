@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,7 @@ class ReadAhead:
     def __init__(self, parts: Sequence[Part], ahead: int) -> None:
         self._parts = parts
         self._ahead = ahead
-        self._workers = Workers(self._fetch, ahead + 1)
-        self._futures: dict[tuple[int, int], Future[Fetched]] = {}
+        self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +63,11 @@ class ReadAhead:
     ) -> None:
         self._workers.close()
         self._futures.clear()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._workers = Workers(self._fetch, self._ahead + 1)
+        self._futures: dict[tuple[int, int], Future[Fetched]] = {}
 
     def __iter__(self) -> Iterator[Part]:
         """The parts, each with a source that hands out what was read."""
@@ -82,6 +87,8 @@ class ReadAhead:
         Returns:
             As `ByteSource.fetch`.
         """
+        if os.getpid() != self._process:  # threads do not live on in a forked process
+            self._start()
         for near in range(number, min(number + self._ahead + 1, len(self._parts))):
             at_hand = isinstance(self._parts[near][0], _AT_HAND)
             if (near, alignment) not in self._futures and not at_hand:

@@ -8,7 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError, TensorNotFoundError
 from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
@@ -34,7 +33,7 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
-    dtype: str | Dtype | None = None,
+    dtype: Any = None,
     max_header: int = MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -94,7 +93,7 @@ def load(
     framework: str | Framework = "numpy",
     device: Any = "cpu",
     *,
-    dtype: str | Dtype | None = None,
+    dtype: Any = None,
     max_header: int = MAX_HEADER,
 ) -> dict[str, Any]:
     """Load the tensors of a file that is in memory.

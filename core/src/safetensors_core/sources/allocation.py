@@ -7,6 +7,8 @@ import mmap
 import sys
 import weakref
 
+from safetensors_core.sizes import size_text
+
 __all__ = ["allocate"]
 
 _HUGE = 2 * 1024 * 1024  # from here on, huge pages fit
@@ -33,6 +35,9 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
 
     Returns:
         A buffer of exactly that size. Its content may be anything.
+
+    Raises:
+        MemoryError: The system gives no more.
 
     Example:
         >>> len(allocate(1000, alignment=64))
@@ -65,12 +70,23 @@ def _small(nbytes: int, alignment: int) -> memoryview:
 
 
 def _new(size: int) -> mmap.mmap:
-    # Private, because the kernel gives huge pages to shared memory only where it is told to.
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        block = _map(size)
+    except OSError:
+        _released.clear()
+        try:
+            block = _map(size)
+        except OSError as error:
+            raise MemoryError(f"the system has no {size_text(size)} of memory left") from error
     if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             block.madvise(mmap.MADV_HUGEPAGE)
     return block
+
+
+def _map(size: int) -> mmap.mmap:
+    # Private, because the kernel gives huge pages to shared memory only where it is told to.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _taken(size: int) -> mmap.mmap | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -49,12 +50,23 @@ def safetensors_open_source(location: str | os.PathLike[str], backend: str) -> B
     if is_url(location):
         return None
     if backend == "auto":
-        backend = "pread" if is_network_file(location) else "mmap"
+        return _opened_as_suits(location)
     if backend not in list(_BACKENDS):  # compared, because not everything can be hashed
         raise InvalidInputError(
             f"backend {backend!r} is unknown: choose 'auto', {', '.join(map(repr, _BACKENDS))}"
         )
     return _BACKENDS[backend](location)
+
+
+def _opened_as_suits(location: str | os.PathLike[str]) -> ByteSource:
+    if is_network_file(location):
+        return FileSource(location)
+    try:
+        return MappedSource(location)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:  # a limit on address space may be less than the file
+            raise
+        return FileSource(location)
 
 
 def check_path(path: object) -> None:

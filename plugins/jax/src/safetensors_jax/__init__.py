@@ -106,7 +106,7 @@ def load(
     data: Buffer,
     device: Any = "cpu",
     *,
-    dtype: str | safetensors_core.Dtype | None = None,
+    dtype: Any = None,
     max_header: int = safetensors_core.MAX_HEADER,
 ) -> dict[str, jax.Array]:
     """Load the arrays of a file that is in memory.
@@ -140,7 +140,7 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
-    dtype: str | safetensors_core.Dtype | None = None,
+    dtype: Any = None,
     max_header: int = safetensors_core.MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,

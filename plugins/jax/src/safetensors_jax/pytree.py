@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from safetensors_core import (
     MAX_HEADER,
-    Dtype,
     InvalidInputError,
     StateDictError,
     match_state_dict,
@@ -105,7 +104,7 @@ def load_pytree(
     device: Any = None,
     strict: bool = True,
     backend: Backend = "auto",
-    dtype: str | Dtype | None = None,
+    dtype: Any = None,
     max_header: int = MAX_HEADER,
     progress: Progress | None = None,
 ) -> Any:

@@ -103,7 +103,7 @@ def load(
     data: Buffer,
     device: str | mx.Device | mx.DeviceType | None = "cpu",
     *,
-    dtype: str | safetensors_core.Dtype | None = None,
+    dtype: Any = None,
     max_header: int = safetensors_core.MAX_HEADER,
 ) -> dict[str, mx.array]:
     """Load the arrays of a file that is in memory.
@@ -134,7 +134,7 @@ def load_file(
     *,
     backend: Backend = "auto",
     keys: str | Iterable[str] | Callable[[str], bool] | None = None,
-    dtype: str | safetensors_core.Dtype | None = None,
+    dtype: Any = None,
     max_header: int = safetensors_core.MAX_HEADER,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,

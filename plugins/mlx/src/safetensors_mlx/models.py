@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
-from safetensors_core import MAX_HEADER, Dtype, InvalidInputError, match_state_dict, safe_open
+from safetensors_core import MAX_HEADER, InvalidInputError, match_state_dict, safe_open
 from safetensors_mlx import save_file
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def load_model(
     device: str | mx.Device | mx.DeviceType | None = "cpu",
     *,
     backend: Backend = "auto",
-    dtype: str | Dtype | None = None,
+    dtype: Any = None,
     max_header: int = MAX_HEADER,
     progress: Progress | None = None,
 ) -> tuple[list[str], list[str]]:
