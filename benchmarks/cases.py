@@ -61,6 +61,7 @@ class Work:
         metric: Seconds, or the peak of extra memory: resident (``"rss"``, which includes pages
             of a mapped file) or anonymous (``"anon"``).
         device: Where loaded tensors go.
+        before: How often the process has done the same before.
     """
 
     task: str
@@ -68,6 +69,7 @@ class Work:
     touch: bool = False
     metric: Literal["seconds", "rss", "anon"] = "seconds"
     device: str = "cpu"
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ HEADER = Work("header", values.of_names)
 METADATA = Work("metadata", values.of_metadata)
 METADATA_FAR = Work("metadata-far", values.of_metadata)
 LOAD = Work("load", values.of_tensors)
+LOAD_AGAIN = Work("load", values.of_tensors, before=10)
 TOUCH = Work("touch", values.of_tensors, touch=True)
 OWNED = Work("owned", values.of_tensors)
 OWNED_DEFAULT = Work("owned-default", values.of_tensors)
@@ -149,6 +152,9 @@ TARGET_CASES = [
         "load-small-torch", LOAD, "torch", "small", "warm", _best(6) + _within(2.5, "empty tensors")
     ),
     Case("load-gpt2-torch", LOAD, "torch", "gpt2", "warm", _best(4)),
+    # In a process that has loaded the file before: code, memory and caches are there.
+    Case("load-small-torch-again", LOAD_AGAIN, "torch", "small", "warm", _best(6)),
+    Case("load-gpt2-torch-again", LOAD_AGAIN, "torch", "gpt2", "warm", _best(4)),
     # The header of 20,000 tensors; and 90,000, to be opened in two thirds of the time.
     Case("header-small", HEADER, "numpy", "small", "warm", _best(1.5)),
     Case("open-many", OPEN, "numpy", "many", "warm", _best(1.5)),

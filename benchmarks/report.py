@@ -194,6 +194,7 @@ def listing(cases: Iterable[Case]) -> str:
         facts: list[str] = [case.checkpoint or "no tensors", case.framework]
         facts += [] if case.cache == "none" else [f"{case.cache} file"]
         facts += ["every byte read"] if work.touch else []
+        facts += [f"done {work.before} times before"] if work.before else []
         facts += [] if work.device == "cpu" else [f"to {work.device}"]
         facts += [] if work.metric == "seconds" else [f"peak of extra {work.metric}"]
         for target in case.targets:

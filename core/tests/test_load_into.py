@@ -230,7 +230,7 @@ def test_memory_that_overlaps_is_not_filled_twice(folder: Path) -> None:
     with pytest.raises(SharedMemoryError) as caught:
         load_into(tensors, folder, strict=False)
     assert caught.value.groups == [("h.0", "wte")]
-    assert "has values for several tensors that share memory: {'h.0', 'wte'}" in str(caught.value)
+    assert "has different values for tensors that share memory: {'h.0', 'wte'}" in str(caught.value)
     assert bytes(whole) == bytes(96)
 
 
@@ -268,9 +268,9 @@ class Failing(FileSource):
         ),
         (
             lambda: RemoteError("the server went away", "https://a"),
-            "https://a: the server went away. the tensors",
+            "https://a: the server went away. The tensors",
         ),
-        (lambda: OSError("no number"), "no number. the tensors"),
+        (lambda: OSError("no number"), "no number. The tensors"),
     ],
 )
 @pytest.mark.parametrize("kind", [Owned, Elsewhere])

@@ -106,4 +106,4 @@ except MemoryError as error:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout == f"{bytes(3)}\nthe system has no 17.2 GB of memory left\n"
+    assert done.stdout == f"{bytes(3)!r}\nthe system has no 17.2 GB of memory left\n"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import errno
 import gc
 import os
-import pickle
 import random
 import re
 import socket
@@ -391,13 +389,3 @@ def test_a_source_of_ones_own_needs_only_to_read(path: Path) -> None:
     buffer, info, index = source.fetch_slice(infos["a"], (slice(1, 3), -1))
     assert info == TensorInfo(Dtype.F64, (2, 5), (0, 80))
     assert RAW.index(buffer, info, index, "cpu") == take(TENSORS["a"], (slice(1, 3), -1))
-
-
-@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_open_file_and_its_slices_are_not_pickled(path: Path, backend: Any, copied: Any) -> None:
-    with safe_open(path, RAW, backend=backend) as file:
-        for made in (file, file.get_slice("a")):
-            with pytest.raises(TypeError, match="an open file cannot be pickled or copied"):
-                copied(made)
-        assert file.get_tensor("a") == TENSORS["a"]

@@ -25,10 +25,12 @@ from safetensors_core.open_file import Backend
 from safetensors_core.progress import Progress
 from safetensors_core.read_ahead import Part, ReadAhead, windows
 from safetensors_core.shards.shard_set import open_shards
+from safetensors_core.sources import ByteSource
 from safetensors_core.state_dict import match_state_dict
 
 __all__ = ["load_into"]
 
+_PIECE = 16 * 1024 * 1024  # bytes of two tensors that are compared at a time
 _PARTLY = "the tensors may be filled in part: load into them again before they are used"
 
 
@@ -49,7 +51,8 @@ def load_into(
     floating-point dtype, are filled by way of a few at a time. Names, shapes and dtypes are
     compared before the first byte is written.
 
-    Tensors that share memory may have values for one of them in the file, which fills them all.
+    Of tensors that share memory, the file may have one, which fills them all, or several with the
+    same values.
 
     Args:
         tensors: Tensors by name, of any installed framework that can change its tensors, also
@@ -70,8 +73,8 @@ def load_into(
     Raises:
         StateDictError: Names or shapes do not match. Nothing was written.
         InvalidInputError: A dtype does not fit, or a tensor cannot be filled. Nothing was written.
-        SharedMemoryError: The file has values for several tensors that overlap in memory.
-            Nothing was written.
+        SharedMemoryError: The file has different values for tensors that share memory, or values
+            for tensors that share a part of it. Nothing was written.
         HeaderError: A file is not a valid safetensors file. Nothing was written.
         OSError: The file cannot be opened or read. Once it was opened, some tensors may be
             filled, and others in part: the error says so.
@@ -110,7 +113,13 @@ def load_into(
             for source, part in parts:
                 _check_dtypes(described, part, source.location)
             memory = _memory(described, infos)
-            _check_overlaps(shards.location, [*groups, *_overlapping(memory)], infos)
+            groups += _overlapping(memory)
+            repeated = _repeated(described, groups, parts)
+            parts = [
+                (source, {name: info for name, info in part.items() if name not in repeated})
+                for source, part in parts
+            ]
+            _check_overlaps(shards.location, groups, infos.keys() - repeated)
         try:
             _fill(described, parts, memory, progress)
         except (OSError, SafetensorError) as error:
@@ -200,18 +209,50 @@ def _overlapping(memory: Mapping[str, memoryview]) -> list[list[str]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _check_overlaps(
-    location: str, groups: Iterable[list[str]], infos: Mapping[str, TensorInfo]
-) -> None:
+def _repeated(
+    described: DescribedTensors, groups: Iterable[list[str]], parts: Iterable[Part]
+) -> set[str]:
+    """Further names of tensors that the file has under several, with the same values."""
+    places = {name: (source, info) for source, part in parts for name, info in part.items()}
+    repeated: set[str] = set()
+    for group in groups:
+        first: dict[tuple[Any, ...], str] = {}
+        for name in sorted(set(group).intersection(places).difference(repeated)):
+            tensor = described.tensors[name]
+            begin = _begin(described, name)
+            key = described.specs[name], id(tensor) if begin is None else begin
+            other = first.setdefault(key, name)
+            if other != name and _equal(places[name], places[other]):
+                repeated.add(name)
+    return repeated
+
+
+def _equal(one: tuple[ByteSource, TensorInfo], other: tuple[ByteSource, TensorInfo]) -> bool:
+    """Whether two entries of files have the same dtype and the same bytes."""
+    if one[1].dtype is not other[1].dtype:
+        return False
+    for begin in range(0, one[1].nbytes, _PIECE):
+        pieces = []
+        for source, info in (one, other):
+            piece = bytearray(min(_PIECE, info.nbytes - begin))
+            start = source.header.data_start + info.data_offsets[0]
+            source.read_into(start + begin, memoryview(piece))
+            pieces.append(piece)
+        if pieces[0] != pieces[1]:
+            return False
+    return True
+
+
+def _check_overlaps(location: str, groups: Iterable[list[str]], names: set[str]) -> None:
     """Refuse to fill the same memory twice: nobody could say with what."""
-    filled = (tuple(sorted(name for name in group if name in infos)) for group in groups)
+    filled = (tuple(sorted(names.intersection(group))) for group in groups)
     # Some are found twice: by their framework and by their addresses.
     conflicts = [names for names in dict.fromkeys(filled) if len(names) > 1]
     if conflicts:
         shown = ", ".join(f"{{{', '.join(map(repr, names))}}}" for names in conflicts[:10])
         error = SharedMemoryError(conflicts, "")
         advice = "Leave out all but one of each group, and use strict=False"
-        found = f"{location} has values for several tensors that share memory: {shown}"
+        found = f"{location} has different values for tensors that share memory: {shown}"
         error.args = (f"{found}. {advice}",)
         raise error
 
@@ -312,8 +353,8 @@ def _batches(
 def _note(error: Exception) -> None:
     """Let an error say in what state the tensors are."""
     if isinstance(error, RemoteError):
-        error.detail += f". {_PARTLY}"
+        error.detail += f". {_PARTLY.capitalize()}"
     elif isinstance(error, OSError) and error.strerror:
         error.strerror += f" ({_PARTLY})"
     elif len(error.args) == 1:
-        error.args = (f"{error}. {_PARTLY}",)
+        error.args = (f"{error}. {_PARTLY.capitalize()}",)

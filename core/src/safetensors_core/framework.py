@@ -383,9 +383,9 @@ class Framework(ABC):
         Raises:
             UnsupportedDtypeError: A dtype is missing in `dtypes`; names the tensor.
         """
-        supported = self.dtypes
-        for name, info in infos.items():
-            if info.dtype not in supported:
+        lacking = {info.dtype for info in infos.values()}.difference(self.dtypes)
+        for name, info in infos.items() if lacking else ():
+            if info.dtype in lacking:
                 raise UnsupportedDtypeError(info.dtype, self.name, tensor=name)
 
     def remark(self, tensors: Iterable[tuple[str, Dtype]]) -> None:

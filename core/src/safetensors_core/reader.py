@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safetensors_core import collector
 from safetensors_core.errors import InvalidInputError, TensorNotFoundError
 from safetensors_core.float_dtypes import parse_dtype
 from safetensors_core.framework import Framework
@@ -76,16 +77,21 @@ def load_file(
         >>> load_file(model_path, dtype="float16")["weight"].dtype
         dtype('float16')
     """
-    with safe_open(
-        filename,
-        framework,
-        device,
-        backend=backend,
-        max_header=max_header,
-        storage_options=storage_options,
-    ) as file:
-        names = None if keys is None else _select(file, keys)
-        return file._load(names, dtype, progress)
+    # Of entries and tensors by the thousands, nothing is garbage before the entries are.
+    with collector.paused():
+        file = safe_open(
+            filename,
+            framework,
+            device,
+            backend=backend,
+            max_header=max_header,
+            storage_options=storage_options,
+        )
+        if dtype is None and progress is None and file._shards.is_mapped:  # nothing is waited for
+            with file:
+                return _load(file, keys, None, None)
+    with file:
+        return _load(file, keys, dtype, progress)
 
 
 def load(
@@ -160,6 +166,11 @@ def read_header(
     shards = open_shards(filename, "auto", max_header=max_header, storage_options=storage_options)
     with contextlib.closing(shards):
         return shards.header
+
+
+def _load(file: safe_open, keys: Any, dtype: Any, progress: Progress | None) -> dict[str, Any]:
+    names = None if keys is None else _select(file, keys)
+    return file._load(names, dtype, progress)
 
 
 def _select(file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]) -> list[str]:

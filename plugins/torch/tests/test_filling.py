@@ -126,6 +126,20 @@ def test_tied_weights_are_filled_by_the_name_that_the_file_has(path: Path) -> No
     assert load_into(tensors, path, strict=False) == (["moved"], [])
 
 
+def test_tied_weights_may_have_both_names_in_the_file_with_the_same_values(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tied = torch.zeros(2, 3)
+    tensors = {"head": tied.view(2, 3), "weight": tied}
+    save_file({"head": WEIGHT.clone(), "weight": WEIGHT.clone()}, path)
+    assert load_into(tensors, path) == ([], [])
+    assert torch.equal(tied, WEIGHT)
+    tied.zero_()
+    save_file({"head": WEIGHT.clone(), "weight": WEIGHT + 1}, path)
+    with pytest.raises(SharedMemoryError, match="different values"):
+        load_into(tensors, path)
+    assert not tied.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_file_with_values_for_both_of_tied_weights_is_refused(
     tmp_path: Path, dtype: torch.dtype

@@ -23,7 +23,7 @@ from safetensors_core.plugins import open_source
 from safetensors_core.shards.checks import HARMLESS, file_faults, total_size_faults
 from safetensors_core.shards.index import INDEX_FILE, SINGLE_FILE, ShardIndex
 from safetensors_core.shards.location import Located, find_checkpoint
-from safetensors_core.sources import ByteSource
+from safetensors_core.sources import ByteSource, MappedSource
 from safetensors_core.sources.urls import shown
 
 __all__ = ["ShardSet", "open_shards"]
@@ -88,6 +88,13 @@ class ShardSet:
     def index(self) -> ShardIndex | None:
         """What the index says; None where there is none."""
         return self._located.index
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether all files are open and mapped, so that nothing waits for a disk or a network."""
+        return len(self._sources) == len(self.files) and all(
+            isinstance(source, MappedSource) for source in self._sources.values()
+        )
 
     @property
     def names(self) -> Mapping[str, object]:

@@ -299,8 +299,8 @@ def _over_numpy(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[str
     arrays: dict[str, Any] = {}
     for name, info in infos.items():
         found = find(info.dtype)
-        begin, end = info.data_offsets
-        if found is None or begin == end or (address + begin) % found[1]:
+        begin = info.data_offsets[0]
+        if found is None or (address + begin) % found[1]:
             continue
         try:
             arrays[name] = make(info.shape, found[0], memory, begin)
