@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+# The plugins import their frameworks when their names are looked at, and Paddle ends a process that
+# has imported TensorFlow before.
+with contextlib.suppress(ImportError):
+    import paddle  # noqa: F401
 
 project = "safetensors-core"
 author = "The safetensors-core developers"
