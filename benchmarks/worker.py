@@ -56,9 +56,9 @@ def take_sample(
     cached = _set_cache(case, settings[1].path)
     if case.checkpoint:
         _have_memory(nbytes(case.checkpoint, scale))
+    gc.collect()
     for _ in range(case.work.before):
         work()
-    gc.collect()
     if case.work.metric == "seconds":
         start = time.perf_counter()
         result = work()
