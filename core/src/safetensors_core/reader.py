@@ -19,6 +19,7 @@ from safetensors_core.plugins import get_framework
 from safetensors_core.progress import Progress
 from safetensors_core.shards.shard_set import open_shards
 from safetensors_core.sources import MemorySource
+from safetensors_core.sources.local import is_url
 from safetensors_core.tensor_slice import TensorSlice
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def load_file(
         >>> load_file(model_path, dtype="float16")["weight"].dtype
         dtype('float16')
     """
-    # Of entries and tensors by the thousands, nothing is garbage before the entries are.
-    with collector.paused():
+    # Of entries and tensors by the thousands, nothing is garbage before the entries are. But
+    # nobody's garbage shall wait for a server.
+    with contextlib.nullcontext() if is_url(filename) else collector.paused():
         file = safe_open(
             filename,
             framework,

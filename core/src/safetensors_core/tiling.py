@@ -39,11 +39,10 @@ def in_file_order(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
         begin, end = info.data_offsets
         if begin != position or end < begin:
             break
-        try:
-            nbytes = sizes[info.dtype, info.shape]
-        except KeyError:  # of thousands of tensors, few have a shape that no other has
-            nbytes = data_nbytes(name, info.dtype, info.shape)
-            sizes[info.dtype, info.shape] = nbytes
+        key = (info.dtype, info.shape)
+        nbytes = sizes.get(key)
+        if nbytes is None:
+            nbytes = sizes[key] = data_nbytes(name, info.dtype, info.shape)
         if end - begin != nbytes:
             raise _size_mismatch(name, info, nbytes)
         position = end
