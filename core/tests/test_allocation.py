@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +119,36 @@ def test_threads_never_share_memory() -> None:
         thread.join()
     assert not wrong
     assert len(allocation._released) <= 16
+
+
+@pytest.mark.parametrize("nbytes", [1, 3 * MIB, 32 * MIB, 32 * MIB + 1, 48 * MIB + 77])
+def test_zero_bytes_are_zeros_that_nobody_else_holds(nbytes: int) -> None:
+    zeros = allocation.zero_bytes(nbytes)
+    assert sys.getrefcount(zeros) == 2  # this function, and the call
+    assert len(zeros) == nbytes
+    assert zeros.count(0) == nbytes
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists()
+    or not Path("/proc/self/smaps").exists(),
+    reason="the system has no huge pages, or does not say where",
+)
+def test_large_zero_bytes_are_in_huge_pages() -> None:
+    zeros = allocation.zero_bytes(48 * MIB)
+    middle = (ctypes.cast(ctypes.c_char_p(zeros), ctypes.c_void_p).value or 0) + 24 * MIB
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if "-" in name:
+            begin, end = (int(bound, 16) for bound in name.split("-"))
+            inside = begin <= middle < end
+        elif inside and name == "VmFlags:":
+            assert "hg" in values
+            return
+    pytest.fail("no map holds the bytes")
+
+
+def test_zero_bytes_say_for_how_many_the_system_has_no_memory() -> None:
+    with pytest.raises(MemoryError, match=r"^the system has no "):
+        allocation.zero_bytes(sys.maxsize // 2)

@@ -12,6 +12,7 @@ from safetensors_core.entries import Contents, collect_entries, describe_entries
 from safetensors_core.prepared_file import WrittenBytes, prepare_file
 from safetensors_core.remote_writing import RemoteFile
 from safetensors_core.replacement import ReplacementFile
+from safetensors_core.sources.allocation import zero_bytes
 from safetensors_core.sources.local import check_path, is_url, without_scheme
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class _Memory:
     def reserve(self, nbytes: int) -> None:
         # Zeros cost nothing until they are written to, and with nobody else to hold them, BytesIO
         # takes them as its own memory: neither growing nor the end makes a copy.
-        self.bytes = io.BytesIO(bytes(nbytes))
+        self.bytes = io.BytesIO(zero_bytes(nbytes))
 
     def write(self, views: list[memoryview]) -> None:
         self.bytes.writelines(views)

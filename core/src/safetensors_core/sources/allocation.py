@@ -9,13 +9,14 @@ import weakref
 
 from safetensors_core.sizes import size_text
 
-__all__ = ["allocate"]
+__all__ = ["allocate", "zero_bytes"]
 
 _HUGE = 2 * 1024 * 1024  # from here on, huge pages fit
 _WHOLE = 8 * _HUGE  # from here on, a last huge page that is used in part wastes little
 _BLOCK = 128 * 1024  # from here on, page faults cost more than a mapping of its own
 _MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
 _KEPT = 64 * 1024 * 1024  # bytes of released blocks that stay with the process
+_MAPPED = 32 * 1024 * 1024  # above, the C library gives every object a mapping of its own
 
 # Released blocks, the oldest first, each in a list of its own. A block comes back whenever its last
 # user dies, so also in the middle of what is done here: a lock could wait for its own thread. Each
@@ -56,6 +57,38 @@ def allocate(nbytes: int, alignment: int = 1) -> memoryview:
     owner = (ctypes.c_char * size).from_buffer(block)
     weakref.finalize(owner, _release, [block]).atexit = False
     return memoryview(owner).cast("B")[:nbytes]
+
+
+def zero_bytes(nbytes: int) -> bytes:
+    """A bytes object of zeros, for one who fills it before anybody else has it.
+
+    Args:
+        nbytes: Size in bytes.
+
+    Returns:
+        The object. Where it is large, the system is asked to give it huge pages.
+
+    Raises:
+        MemoryError: The system gives no more.
+
+    Example:
+        >>> zero_bytes(3) == bytes(3)
+        True
+    """
+    try:
+        zeros = bytes(nbytes)  # no page of it is there before it is written to
+    except MemoryError as error:
+        raise MemoryError(f"the system has no {size_text(nbytes)} of memory left") from error
+    if nbytes > _MAPPED and hasattr(mmap, "MADV_HUGEPAGE"):
+        import ctypes
+
+        madvise = ctypes.CDLL(None).madvise
+        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        first = ctypes.cast(ctypes.c_char_p(zeros), ctypes.c_void_p).value or 0
+        begin = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        # Where a kernel has no huge pages, it says so, and all else stays as it is.
+        madvise(begin, first + nbytes - begin, mmap.MADV_HUGEPAGE)
+    return zeros
 
 
 def _small(nbytes: int, alignment: int) -> memoryview:
