@@ -179,6 +179,8 @@ def remaining(views: list[memoryview], count: int) -> list[memoryview]:
         >>> [bytes(view) for view in remaining([memoryview(b"abc"), memoryview(b"de")], 4)]
         [b'e']
     """
+    if count == sum(map(len, views)):
+        return []
     for i, view in enumerate(views):
         if count < len(view):
             return [view[count:], *views[i + 1 :]]

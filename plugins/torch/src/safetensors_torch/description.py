@@ -121,12 +121,15 @@ class _Specs(dict[tuple[torch.dtype, tuple[int, ...]], TensorSpec]):
 def _have_data(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether all tensors have one array of numbers each."""
     strided = torch.strided
-    return not any(
-        tensor.layout is not strided
-        or tensor.is_nested
-        or tensor.is_meta
-        # Perhaps with reason: then it is looked at once more, alone.
-        or ((tensor.is_cpu or tensor.is_cuda) and tensor.untyped_storage().nbytes() < tensor.nbytes)
+    return all(
+        tensor.layout is strided
+        and not tensor.is_nested
+        and (
+            # If not, perhaps with reason: then it is looked at once more, alone.
+            tensor.untyped_storage().nbytes() >= tensor.nbytes
+            if tensor.is_cpu or tensor.is_cuda
+            else not tensor.is_meta
+        )
         for tensor in tensors
     )
 

@@ -48,7 +48,7 @@ _NUMPY_TYPES = {
     Dtype.I64: "i8",
 }
 _CPU = torch.device("cpu")
-_LENT = 256  # tensors whose memory is lent at once
+_LENT = 1024  # tensors whose memory is lent at once
 
 
 class TorchFramework(FillableTensors):
@@ -139,7 +139,7 @@ class TorchFramework(FillableTensors):
         remaining = iter(tensors)
         while some := list(islice(remaining, _LENT)):
             buffers = lend(some)
-            if None not in buffers:
+            if all(buffers):
                 yield from buffers  # type: ignore[misc]  # none of them is None
                 continue
             for tensor, buffer in zip(some, buffers, strict=True):
