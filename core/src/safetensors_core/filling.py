@@ -134,15 +134,15 @@ def _framework(described: DescribedTensors, name: str) -> Framework:
 
 def _memory(described: DescribedTensors, infos: Mapping[str, TensorInfo]) -> dict[str, memoryview]:
     """The own memory of tensors that the file can be read into as it is."""
-    wanted: dict[Framework, list[str]] = {}
-    for name, info in infos.items():
-        if info.nbytes and info.dtype is described.specs[name].dtype:
-            wanted.setdefault(_framework(described, name), []).append(name)
+    specs = described.specs
     found: dict[str, memoryview] = {}
-    for framework, names in wanted.items():
-        views = framework.memories([described.tensors[name] for name in names])
-        pairs = zip(names, views, strict=True)
-        found.update((name, view) for name, view in pairs if view is not None)
+    for framework, tensors in described.groups.items():
+        names = [
+            name for name in tensors if name in infos and infos[name].dtype is specs[name].dtype
+        ]
+        views = framework.memories([tensors[name] for name in names])
+        # There is nothing to be read into empty ones.
+        found.update((name, view) for name, view in zip(names, views, strict=True) if view)
     return found
 
 
@@ -198,7 +198,8 @@ def _begin(described: DescribedTensors, name: str) -> int | None:
 
 def _overlapping(memory: Mapping[str, memoryview]) -> list[list[str]]:
     """Groups of tensors whose own memory overlaps."""
-    places = sorted((_address(view), view.nbytes, name) for name, view in memory.items())
+    views = memory.values()
+    places = sorted(zip(map(_address, views), map(len, views), memory, strict=True))
     groups: list[list[str]] = []
     reached = 0
     for begin, nbytes, name in places:
@@ -301,17 +302,22 @@ def _filled(
     jobs: list[Part] = []
     makers: list[tuple[Framework, Any]] = []
     for source, infos in parts:
-        ranges: list[tuple[int, memoryview]] = []
         others: dict[tuple[Framework, Any], dict[str, TensorInfo]] = {}
+        with collector.paused():
+            start = source.header.data_start
+            batches = _batches(
+                [
+                    (start + info.data_offsets[0], memory[name])
+                    for name, info in infos.items()
+                    if name in memory
+                ],
+                step,
+            )
         for name, info in infos.items():
-            if name in memory and info.dtype is described.specs[name].dtype:
-                ranges.append((source.header.data_start + info.data_offsets[0], memory[name]))
-            else:
+            if name not in memory:
                 framework = _framework(described, name)
                 maker = framework, framework.device_of(described.tensors[name])
                 others.setdefault(maker, {})[name] = info
-        with collector.paused():
-            batches = list(_batches(ranges, step))
         for batch in batches:
             source.read_ranges(batch)
             yield sum(view.nbytes for _, view in batch)
@@ -330,24 +336,24 @@ def _filled(
 
 
 def _batches(
-    ranges: Iterable[tuple[int, memoryview]], nbytes: int
-) -> Iterator[list[tuple[int, memoryview]]]:
+    ranges: list[tuple[int, memoryview]], nbytes: int
+) -> list[list[tuple[int, memoryview]]]:
     """Ranges in groups of so many bytes, those that do not fit cut in pieces."""
-    batch: list[tuple[int, memoryview]] = []
+    if sum(len(view) for _, view in ranges) <= nbytes:
+        return [ranges] if ranges else []
+    batches: list[list[tuple[int, memoryview]]] = [[]]
     room = nbytes
     for offset, view in ranges:
         begin = 0
         while begin < len(view):
-            whole = not begin and len(view) <= room
-            piece = view if whole else view[begin : begin + room]
-            batch.append((offset + begin, piece))
+            if not room:
+                batches.append([])
+                room = nbytes
+            piece = view if not begin and len(view) <= room else view[begin : begin + room]
+            batches[-1].append((offset + begin, piece))
             begin += len(piece)
             room -= len(piece)
-            if not room:
-                yield batch
-                batch, room = [], nbytes
-    if batch:
-        yield batch
+    return batches
 
 
 def _note(error: Exception) -> None:

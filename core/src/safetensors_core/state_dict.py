@@ -45,7 +45,7 @@ def match_state_dict(
     mismatched = {
         name: (list(shape), list(expected[name]))
         for name, shape in found.items()
-        if name in expected and list(shape) != list(expected[name])
+        if name in expected and tuple(shape) != tuple(expected[name])
     }
     if mismatched or (strict and (missing or unexpected)):
         raise StateDictError(location, missing, unexpected, mismatched)

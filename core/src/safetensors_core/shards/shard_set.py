@@ -208,6 +208,8 @@ class ShardSet:
             infos = source.header.tensors
             if names is None:
                 parts.append((source, self._listed_infos(file)))
+            elif len(groups[file]) == len(infos):
+                parts.append((source, infos))
             else:
                 wanted = sorted(groups[file], key=lambda name: infos[name].data_offsets)
                 parts.append((source, {name: infos[name] for name in wanted}))

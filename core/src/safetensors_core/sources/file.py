@@ -134,7 +134,8 @@ def _jobs(ranges: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[int, list[
     start = offset = 0
     views: list[memoryview] = []
     for position, view in ranges:
-        while view:
+        left = len(view)
+        while left:
             full = offset - start >= _JOB or len(views) == MAX_BUFFERS
             if views and (position != offset or full):
                 yield start, views
@@ -142,9 +143,14 @@ def _jobs(ranges: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[int, list[
             if not views:
                 start = position
             room = start + _JOB - position
+            if left <= room:
+                views.append(view)
+                offset = position + left
+                break
             views.append(view[:room])
-            offset = position = position + min(room, len(view))
             view = view[room:]
+            left -= room
+            offset = position = position + room
     if views:
         yield start, views
 

@@ -101,12 +101,7 @@ class NumpyFramework(Framework):
 
     def to_buffer(self, tensor: Array) -> memoryview:
         """The bytes of an array; aliases one that is contiguous and little-endian."""
-        if (
-            type(tensor) is np.ndarray
-            and tensor.dtype in _EXPORTED
-            and tensor.flags.c_contiguous
-            and tensor.size
-        ):
+        if _is_exported(tensor):
             return tensor.data.cast("B")
         array = np.asarray(tensor)
         code = _CODES.get(array.dtype)
@@ -184,6 +179,8 @@ class NumpyFramework(Framework):
 
     def memory(self, tensor: Array) -> memoryview | None:
         """The memory of an array that is contiguous and has whole bytes, little-endian."""
+        if _is_exported(tensor):
+            return tensor.data.cast("B")
         code = _CODES.get(tensor.dtype)
         if code is None or code.bits < 8 or not tensor.flags.c_contiguous:
             return None
@@ -231,3 +228,13 @@ def check_device(device: Any) -> None:
     """
     if device is not None and not (isinstance(device, str) and device == "cpu"):
         raise InvalidInputError(f"NumPy arrays live on the 'cpu', not on {device!r}")
+
+
+def _is_exported(tensor: Array) -> bool:
+    """Whether the buffer protocol gives the bytes of an array as they are."""
+    return (
+        type(tensor) is np.ndarray
+        and tensor.dtype in _EXPORTED
+        and tensor.flags.c_contiguous
+        and tensor.size > 0
+    )
