@@ -182,15 +182,14 @@ def _select(file: safe_open, keys: str | Iterable[str] | Callable[[str], bool]) 
         return [name for name in names if keys(name)]
     if isinstance(keys, str):
         keys = [keys]
-    wanted: set[str] = set()
-    for key in _checked_keys(keys):
-        if key.endswith("*") and key not in file:
-            found = set(_beginning_with(names, key[:-1]))
-        else:
-            found = {key} if key in file else set()
-        if not found:
-            raise TensorNotFoundError(key, file._shards.location, names)
-        wanted |= found
+    asked = _checked_keys(keys)
+    wanted = set(asked).intersection(names)
+    for key in asked:
+        if key not in wanted:
+            found = _beginning_with(names, key[:-1]) if key.endswith("*") else []
+            if not found:
+                raise TensorNotFoundError(key, file._shards.location, names)
+            wanted.update(found)
     return [name for name in names if name in wanted]
 
 

@@ -199,8 +199,11 @@ class ShardSet:
         if names is None:
             groups = {file: {} for file in self.files}
         else:
+            only = self.files[0] if len(self.files) == 1 else ""
+            known = self.names if only else {}
             for name in names:
-                groups.setdefault(self._file(name), {})[name] = None
+                file = only if type(name) is str and name in known else self._file(name)
+                groups.setdefault(file, {})[name] = None
         self.open_all(files=None if names is None else groups)
         parts: list[tuple[ByteSource, Mapping[str, TensorInfo]]] = []
         for file in sorted(groups):
