@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from hypothesis import settings
 # A slow machine is no defect: no test here fails because of the time it took.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+# A shell starts what runs in the background deaf to interrupts, and so would be the processes that
+# tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The names by which examples know a framework: what they import, and the plugin they need.
 FRAMEWORKS = {

@@ -68,7 +68,10 @@ def _run(arguments: list[str]) -> int:
     suite = _SUITES[options.suite]
     cases = [c for c in suite if any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
     if not cases:
-        print(f"no case is called {' or '.join(patterns)}; see --list", file=sys.stderr)
+        print(
+            f"no case of the suite {options.suite!r} is called {' or '.join(patterns)}; see --list",
+            file=sys.stderr,
+        )
         return 2
     if options.list:
         print(listing(cases))
@@ -129,9 +132,12 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeat", type=_positive, default=7, help="samples of each side (default 7)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write every sample to a file as well")
+    parser.add_argument(
+        "--json", type=_output, metavar="FILE", help="write every sample to a file as well"
+    )
     parser.add_argument(
         "--folder",
+        type=_folder,
         help="where to put a temporary folder of 5 GB, with a GPU 19 GB (default: the system's)",
     )
     parser.add_argument(
@@ -174,6 +180,9 @@ def _compare(arguments: list[str]) -> int:
     scales = [run["settings"]["scale"] for run in (options.before, options.after)]
     if scales[0] != scales[1]:
         parser.error(f"the runs have different scales, {scales[0]:g} and {scales[1]:g}")
+    names = [{case["name"] for case in run["cases"]} for run in (options.before, options.after)]
+    if not names[0] & names[1]:
+        parser.error("the runs have no case in common")
     print(compare(options.before, options.after))
     if options.fail_above is None:
         return 0
@@ -197,7 +206,7 @@ def _plot(arguments: list[str]) -> int:
         prog="python -m benchmarks plot", description="Draw a run; needs matplotlib."
     )
     parser.add_argument("run", type=_document, metavar="RUN.json")
-    parser.add_argument("path", metavar="OUT.svg")
+    parser.add_argument("path", type=_output, metavar="OUT.svg")
     options = parser.parse_args(arguments)
     from benchmarks.plot import draw
 
@@ -220,6 +229,17 @@ def _run_document(path: str) -> dict[str, Any]:
     if found.get("kind") != "run":
         raise argparse.ArgumentTypeError(f"{path} is not what `python -m benchmarks run` writes")
     return found
+
+
+def _output(path: str) -> str:
+    _folder(str(Path(path).parent))  # now, not when all has been measured
+    return path
+
+
+def _folder(path: str) -> str:
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path}")
+    return path
 
 
 def _positive(text: str) -> int:

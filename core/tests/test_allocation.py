@@ -124,7 +124,7 @@ def test_threads_never_share_memory() -> None:
 @pytest.mark.parametrize("nbytes", [1, 3 * MIB, 32 * MIB, 32 * MIB + 1, 48 * MIB + 77])
 def test_zero_bytes_are_zeros_that_nobody_else_holds(nbytes: int) -> None:
     zeros = allocation.zero_bytes(nbytes)
-    assert sys.getrefcount(zeros) == 2  # this function, and the call
+    assert sys.getrefcount(zeros) <= 2  # this function and, before Python 3.14, the call
     assert len(zeros) == nbytes
     assert zeros.count(0) == nbytes
 

@@ -230,7 +230,7 @@ def test_memory_that_overlaps_is_not_filled_twice(folder: Path) -> None:
     with pytest.raises(SharedMemoryError) as caught:
         load_into(tensors, folder, strict=False)
     assert caught.value.groups == [("h.0", "wte")]
-    assert "has different values for tensors that share memory: {'h.0', 'wte'}" in str(caught.value)
+    assert "has separate entries for tensors that share memory: {'h.0', 'wte'}" in str(caught.value)
     assert bytes(whole) == bytes(96)
 
 

@@ -49,6 +49,18 @@ class DescribedTensors(NamedTuple):
         """
         return _grouped(self.tensors, self.frameworks)
 
+    def framework(self, name: str) -> Framework:
+        """The framework of a tensor.
+
+        Args:
+            name: Its name.
+
+        Example:
+            >>> describe_tensors({"w": np.zeros(3)}).framework("w").name
+            'numpy'
+        """
+        return self.frameworks[type(self.tensors[name])]
+
     def buffer(self, name: str) -> Buffer:
         """The bytes of a tensor on the host, for whoever keeps them.
 
@@ -62,8 +74,7 @@ class DescribedTensors(NamedTuple):
             >>> list(describe_tensors({"w": np.ones(2, np.int8)}).buffer("w"))
             [1, 1]
         """
-        tensor = self.tensors[name]
-        return self.frameworks[type(tensor)].to_buffer(tensor)
+        return self.framework(name).to_buffer(self.tensors[name])
 
     def buffers(self, names: Iterable[str]) -> Iterator[Buffer]:
         """The bytes of tensors on the host, one after the other, for whoever writes them.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from itertools import islice, pairwise
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -30,7 +29,6 @@ __all__ = [
 ]
 
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
-_SMALL = 16 * _BATCH  # bytes of a file that is written in a moment
 
 
 class Contents(Protocol):
@@ -104,27 +102,30 @@ class WholeTensors(NamedTuple):
         offsets = [info.data_offsets for info in infos.values()]
         names = [name for name, (begin, end) in zip(infos, offsets, strict=True) if begin < end]
         ends = [0, *[end for begin, end in offsets if begin < end]]
-        # Nothing in a small file can be garbage. A large one can take minutes.
-        with collector.paused() if ends[-1] <= _SMALL else nullcontext():
-            buffers = self.described.buffers(names)
-            first = 0
-            while first < len(names):
-                fitting = bisect_right(ends, ends[first] + _BATCH, first) - 1
-                after = max(first + 1, min(fitting, first + MAX_BUFFERS))
+        buffers = self.described.buffers(names)
+        first = 0
+        while first < len(names):
+            fitting = bisect_right(ends, ends[first] + _BATCH, first) - 1
+            after = max(first + 1, min(fitting, first + MAX_BUFFERS))
+            # Nothing in a batch can be garbage.
+            with collector.paused():
                 batch = [memoryview(buffer) for buffer in islice(buffers, after - first)]
-                batch[:] = [
-                    view if view.format == "B" and view.ndim == 1 else view.cast("B")
-                    for view in batch
-                ]
                 sizes = [end - begin for begin, end in pairwise(ends[first : after + 1])]
-                given = list(map(len, batch))
+                given = [view.nbytes for view in batch]
                 if given != sizes:
                     wrong = next(i for i, size in enumerate(sizes) if given[i : i + 1] != [size])
                     name = names[first + wrong]
                     raise _wrong_size(name, infos[name], sum(given[wrong : wrong + 1]))
-                yield batch
-                del batch
-                first = after
+                batch = [
+                    view
+                    if view.format == "B" and view.ndim == 1 and view.contiguous
+                    # A view of a view would take as long again.
+                    else view.cast("B")
+                    for view in batch
+                ]
+            yield batch
+            del batch
+            first = after
 
 
 class StreamedTensors(NamedTuple):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from safetensors_core import collector
@@ -14,7 +13,6 @@ from safetensors_core.errors import (
     InvalidInputError,
     RemoteError,
     SafetensorError,
-    SharedMemoryError,
     UnsupportedDtypeError,
 )
 from safetensors_core.float_dtypes import FLOATS
@@ -22,15 +20,21 @@ from safetensors_core.framework import Framework
 from safetensors_core.header import MAX_HEADER, TensorInfo
 from safetensors_core.loading import WINDOW, cast_tensors, load_part
 from safetensors_core.open_file import Backend
-from safetensors_core.progress import Progress
+from safetensors_core.progress import Progress, check_progress
 from safetensors_core.read_ahead import Part, ReadAhead, windows
 from safetensors_core.shards.shard_set import open_shards
-from safetensors_core.sources import ByteSource
+from safetensors_core.shared_memory import (
+    check_entries,
+    find_covered,
+    find_overlapping,
+    find_repeated,
+    find_shared,
+)
 from safetensors_core.state_dict import match_state_dict
+from safetensors_core.threads import worker_count
 
 __all__ = ["load_into"]
 
-_PIECE = 16 * 1024 * 1024  # bytes of two tensors that are compared at a time
 _PARTLY = "the tensors may be filled in part: load into them again before they are used"
 
 
@@ -87,6 +91,8 @@ def load_into(
         array([[0., 1., 2.],
                [3., 4., 5.]], dtype=float32)
     """
+    check_progress(progress)
+    worker_count()  # a wrong setting is no reason to leave anything half-filled
     described = describe_tensors(tensors)
     for framework, group in described.groups.items():
         framework.check_fillable(group)
@@ -101,25 +107,31 @@ def load_into(
             names = shards.names
             parts = shards.parts([name for name in tensors if name in names])
             infos = {name: info for _, part in parts for name, info in part.items()}
-            groups = _shared(described)
+            groups = find_shared(described)
+            covered = find_covered(described, groups, infos)
             # Of a tensor that is not wanted, nobody asks for the shape.
             result = match_state_dict(
                 shards.location,
                 {name: infos[name].shape if name in infos else () for name in names},
                 {name: spec.shape for name, spec in described.specs.items()},
                 strict=strict,
-                covered=_covered(described, groups, infos),
+                covered=covered,
             )
             for source, part in parts:
                 _check_dtypes(described, part, source.location)
-            memory = _memory(described, infos)
-            groups += _overlapping(memory)
-            repeated = _repeated(described, groups, parts)
+            lent = _lent(described, infos)
+            groups += find_overlapping(lent)
+            # The file can be read as it is into those of its own dtype.
+            specs = described.specs
+            memory = {
+                name: view for name, view in lent.items() if infos[name].dtype is specs[name].dtype
+            }
+            repeated = find_repeated(described, groups, parts)
             parts = [
                 (source, {name: info for name, info in part.items() if name not in repeated})
                 for source, part in parts
             ]
-            _check_overlaps(shards.location, groups, infos.keys() - repeated)
+            check_entries(shards.location, groups, infos.keys() - repeated)
         try:
             _fill(described, parts, memory, progress)
         except (OSError, SafetensorError) as error:
@@ -128,138 +140,15 @@ def load_into(
     return result
 
 
-def _framework(described: DescribedTensors, name: str) -> Framework:
-    return described.frameworks[type(described.tensors[name])]
-
-
-def _memory(described: DescribedTensors, infos: Mapping[str, TensorInfo]) -> dict[str, memoryview]:
-    """The own memory of tensors that the file can be read into as it is."""
-    specs = described.specs
+def _lent(described: DescribedTensors, infos: Mapping[str, TensorInfo]) -> dict[str, memoryview]:
+    """The own memory of tensors of a file that lie in the host's as in a file."""
     found: dict[str, memoryview] = {}
     for framework, tensors in described.groups.items():
-        names = [
-            name for name in tensors if name in infos and infos[name].dtype is specs[name].dtype
-        ]
+        names = [name for name in tensors if name in infos]
         views = framework.memories([tensors[name] for name in names])
         # There is nothing to be read into empty ones.
         found.update((name, view) for name, view in zip(names, views, strict=True) if view)
     return found
-
-
-def _shared(described: DescribedTensors) -> list[list[str]]:
-    """Groups of tensors that are the same, or overlap as far as their frameworks can tell."""
-    groups = [
-        list(group)
-        for framework, tensors in described.groups.items()
-        for group in _told_shared(framework, tensors)
-    ]
-    first = {id(tensor): name for name, tensor in reversed(described.tensors.items())}
-    same: dict[str, list[str]] = {}
-    if len(first) < len(described.tensors):
-        for name, tensor in described.tensors.items():
-            same.setdefault(first[id(tensor)], []).append(name)
-    return groups + [group for group in same.values() if len(group) > 1]
-
-
-def _told_shared(framework: Framework, tensors: Mapping[str, Any]) -> Sequence[Sequence[str]]:
-    """Groups that a framework would not save, because they overlap."""
-    try:
-        framework.check_saveable(tensors)
-    except SharedMemoryError as error:
-        return error.groups
-    return []
-
-
-def _covered(
-    described: DescribedTensors, groups: Iterable[list[str]], infos: Mapping[str, TensorInfo]
-) -> set[str]:
-    """Names that the file need not have, because they share memory with one that it has."""
-    specs = described.specs
-    covered: set[str] = set()
-    for group in groups:
-        begins = {name: _begin(described, name) for name in group}
-        filled = [name for name in group if name in infos]
-        covered |= {
-            name
-            for name in group
-            for other in filled
-            # Of two that begin at different addresses, only a part is the same memory.
-            if specs[name] == specs[other]
-            and (begins[name] == begins[other] or None in {begins[name], begins[other]})
-        }
-    return covered
-
-
-def _begin(described: DescribedTensors, name: str) -> int | None:
-    """Where a tensor begins that lies in the host's memory as in a file; None for others."""
-    view = _framework(described, name).memory(described.tensors[name])
-    return _address(view) if view else None
-
-
-def _overlapping(memory: Mapping[str, memoryview]) -> list[list[str]]:
-    """Groups of tensors whose own memory overlaps."""
-    views = memory.values()
-    places = sorted(zip(map(_address, views), map(len, views), memory, strict=True))
-    groups: list[list[str]] = []
-    reached = 0
-    for begin, nbytes, name in places:
-        if begin >= reached:
-            groups.append([])
-        groups[-1].append(name)
-        reached = max(reached, begin + nbytes)
-    return [group for group in groups if len(group) > 1]
-
-
-def _repeated(
-    described: DescribedTensors, groups: Iterable[list[str]], parts: Iterable[Part]
-) -> set[str]:
-    """Further names of tensors that the file has under several, with the same values."""
-    places = {name: (source, info) for source, part in parts for name, info in part.items()}
-    repeated: set[str] = set()
-    for group in groups:
-        first: dict[tuple[Any, ...], str] = {}
-        for name in sorted(set(group).intersection(places).difference(repeated)):
-            tensor = described.tensors[name]
-            begin = _begin(described, name)
-            key = described.specs[name], id(tensor) if begin is None else begin
-            other = first.setdefault(key, name)
-            if other != name and _equal(places[name], places[other]):
-                repeated.add(name)
-    return repeated
-
-
-def _equal(one: tuple[ByteSource, TensorInfo], other: tuple[ByteSource, TensorInfo]) -> bool:
-    """Whether two entries of files have the same dtype and the same bytes."""
-    if one[1].dtype is not other[1].dtype:
-        return False
-    for begin in range(0, one[1].nbytes, _PIECE):
-        pieces = []
-        for source, info in (one, other):
-            piece = bytearray(min(_PIECE, info.nbytes - begin))
-            start = source.header.data_start + info.data_offsets[0]
-            source.read_into(start + begin, memoryview(piece))
-            pieces.append(piece)
-        if pieces[0] != pieces[1]:
-            return False
-    return True
-
-
-def _check_overlaps(location: str, groups: Iterable[list[str]], names: set[str]) -> None:
-    """Refuse to fill the same memory twice: nobody could say with what."""
-    filled = (tuple(sorted(names.intersection(group))) for group in groups)
-    # Some are found twice: by their framework and by their addresses.
-    conflicts = [names for names in dict.fromkeys(filled) if len(names) > 1]
-    if conflicts:
-        shown = ", ".join(f"{{{', '.join(map(repr, names))}}}" for names in conflicts[:10])
-        error = SharedMemoryError(conflicts, "")
-        advice = "Leave out all but one of each group, and use strict=False"
-        found = f"{location} has different values for tensors that share memory: {shown}"
-        error.args = (f"{found}. {advice}",)
-        raise error
-
-
-def _address(view: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def _check_dtypes(
@@ -276,7 +165,7 @@ def _check_dtypes(
                 "only floating-point dtypes are converted: give a tensor of the file's dtype"
             )
         try:
-            _framework(described, name).check_dtypes({name: info})
+            described.framework(name).check_dtypes({name: info})
         except UnsupportedDtypeError as error:
             error.location = location
             raise
@@ -315,7 +204,7 @@ def _filled(
             )
         for name, info in infos.items():
             if name not in memory:
-                framework = _framework(described, name)
+                framework = described.framework(name)
                 maker = framework, framework.device_of(described.tensors[name])
                 others.setdefault(maker, {})[name] = info
         for batch in batches:

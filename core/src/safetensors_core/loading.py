@@ -11,7 +11,7 @@ from safetensors_core.errors import InvalidInputError, UnsupportedDtypeError
 from safetensors_core.float_dtypes import FLOATS
 from safetensors_core.framework import Framework
 from safetensors_core.header import TensorInfo
-from safetensors_core.progress import Progress
+from safetensors_core.progress import Progress, check_progress
 from safetensors_core.read_ahead import Part, ReadAhead, windows
 from safetensors_core.sources import ByteSource, MappedSource
 from safetensors_core.sources.window_map import WindowMap
@@ -58,6 +58,7 @@ def load_parts(
         >>> {name: str(array.dtype) for name, array in loaded.items()}
         {'a': 'float16', 'b': 'int8'}
     """
+    check_progress(progress)
     jobs = parts if dtype is None else _apart(framework, parts, device, dtype)
     framework.remark(dtypes_of(parts, dtype))
     if progress is not None:

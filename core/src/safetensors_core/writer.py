@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors_core.entries import Contents, collect_entries, describe_entries
 from safetensors_core.prepared_file import WrittenBytes, prepare_file
+from safetensors_core.progress import check_progress
 from safetensors_core.remote_writing import RemoteFile
 from safetensors_core.replacement import ReplacementFile
 from safetensors_core.sources.allocation import zero_bytes
@@ -218,6 +219,7 @@ def _write_file(
     progress: Progress | None,
 ) -> None:
     check_path(filename)
+    check_progress(progress)
     file = prepare_file(contents, metadata, alignment)
     with _output(filename, fsync, storage_options) as output:
         file.write_to(output, WrittenBytes(progress, file.nbytes))

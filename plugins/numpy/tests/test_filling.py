@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from safetensors_core import InvalidInputError
+from safetensors_core import InvalidInputError, SharedMemoryError, StateDictError
 from safetensors_numpy import load_file, load_into, save_file
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -75,3 +75,37 @@ def test_an_array_over_the_file_itself_is_filled_from_the_file() -> None:
 def test_what_cannot_change_is_refused(array: npt.NDArray[np.float32], text: str) -> None:
     with pytest.raises(InvalidInputError, match=text):
         load_into({"w": array}, "model.safetensors")
+
+
+SQUARE = np.arange(9, dtype=np.float32).reshape(3, 3)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8"])
+@pytest.mark.parametrize(
+    "second",
+    [lambda a: a.T, lambda a: a[:, ::-1], lambda a: a[:], lambda a: a[::-1], lambda a: a.view()],
+)
+def test_memory_is_never_filled_with_two_entries(second, dtype: str) -> None:  # type: ignore[no-untyped-def]
+    save_file({"a": SQUARE, "b": SQUARE + 100}, "two.safetensors")
+    array = np.zeros((3, 3), dtype)
+    with pytest.raises(SharedMemoryError, match="share memory"):
+        load_into({"a": array, "b": second(array)}, "two.safetensors")
+    assert not array.any()
+
+
+def test_views_that_lie_between_each_other_are_filled() -> None:
+    both = np.zeros((3, 6), np.float32)
+    save_file({"a": SQUARE, "b": SQUARE + 100}, "two.safetensors")
+    load_into({"a": both[:, ::2], "b": both[:, 1::2]}, "two.safetensors")
+    assert np.array_equal(both[:, ::2], SQUARE)
+    assert np.array_equal(both[:, 1::2], SQUARE + 100)
+
+
+def test_a_view_inside_of_what_is_filled_is_not_missing() -> None:
+    array = np.zeros((2, 3), np.float32)
+    views = {"same": array[:], "flat": array.reshape(-1), "row": array[1], "bits": array.view("u1")}
+    assert load_into({"w": array, **views}, "model.safetensors") == ([], [])
+    assert np.array_equal(array, ARRAY)
+    larger = np.zeros((4, 3), np.float32)
+    with pytest.raises(StateDictError, match="missing 'larger'"):
+        load_into({"w": larger[:2], "larger": larger}, "model.safetensors")

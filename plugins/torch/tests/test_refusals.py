@@ -52,6 +52,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "freed": (lambda: shrunk(0, torch.zeros(3)), "its storage was freed"),
     "freed in part": (lambda: shrunk(8, torch.zeros(3)), "or made smaller"),
     "a view of what was freed": (lambda: shrunk(0, torch.zeros(3)[1:2]), "its storage was freed"),
+    "a view behind what is left": (lambda: shrunk(16, torch.zeros(20)[10:14]), "its storage was"),
+    "steps beyond what is left": (lambda: shrunk(16, torch.zeros(20)[::5]), "its storage was"),
     "every other one, freed": (lambda: shrunk(8, torch.zeros(6)[::2]), "its storage was freed"),
     "a list": (lambda: [1.0, 2.0], "list"),
     "a number": (lambda: 1.0, "float"),

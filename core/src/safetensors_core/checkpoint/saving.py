@@ -11,6 +11,7 @@ from safetensors_core.checkpoint.remote_folder import RemoteFolder
 from safetensors_core.checkpoint.shard_plan import FilePattern, plan_shards
 from safetensors_core.entries import Contents, collect_entries, describe_entries
 from safetensors_core.prepared_file import WrittenBytes, prepare_file
+from safetensors_core.progress import check_progress
 from safetensors_core.shards.index import ShardIndex, encode_index
 from safetensors_core.sources.local import check_path, is_url, without_scheme
 
@@ -150,6 +151,7 @@ def _write(
     progress: Progress | None,
 ) -> ShardIndex:
     check_path(folder)
+    check_progress(progress)
     sizes = {name: spec.nbytes for name, spec in contents.specs.items()}
     plan = plan_shards(sizes, max_shard_size, filename_pattern)
     files = {

@@ -199,10 +199,11 @@ class ShardSet:
         if names is None:
             groups = {file: {} for file in self.files}
         else:
-            only = self.files[0] if len(self.files) == 1 else ""
+            only = self.files[0] if len(self.files) == 1 else None
             known = self.names if only else {}
             for name in names:
-                file = only if type(name) is str and name in known else self._file(name)
+                # What is no string may not even be hashable: that is an error with a name.
+                file = only if only and type(name) is str and name in known else self._file(name)
                 groups.setdefault(file, {})[name] = None
         self.open_all(files=None if names is None else groups)
         parts: list[tuple[ByteSource, Mapping[str, TensorInfo]]] = []

@@ -6,17 +6,21 @@ import contextlib
 import mmap
 import sys
 import weakref
+from collections.abc import Callable
+from typing import TypeVar
 
 from safetensors_core.sizes import size_text
 
 __all__ = ["allocate", "zero_bytes"]
+
+T = TypeVar("T")
 
 _HUGE = 2 * 1024 * 1024  # from here on, huge pages fit
 _WHOLE = 8 * _HUGE  # from here on, a last huge page that is used in part wastes little
 _BLOCK = 128 * 1024  # from here on, page faults cost more than a mapping of its own
 _MALLOC_ALIGNMENT = 16  # what the C library guarantees for a bytearray
 _KEPT = 64 * 1024 * 1024  # bytes of released blocks that stay with the process
-_MAPPED = 32 * 1024 * 1024  # above, the C library gives every object a mapping of its own
+_MAPPED = 32 * 1024 * 1024  # above, glibc gives every object a mapping of its own
 
 # Released blocks, the oldest first, each in a list of its own. A block comes back whenever its last
 # user dies, so also in the middle of what is done here: a lock could wait for its own thread. Each
@@ -75,14 +79,11 @@ def zero_bytes(nbytes: int) -> bytes:
         >>> zero_bytes(3) == bytes(3)
         True
     """
-    try:
-        zeros = bytes(nbytes)  # no page of it is there before it is written to
-    except MemoryError as error:
-        raise MemoryError(f"the system has no {size_text(nbytes)} of memory left") from error
+    zeros = _obtained(nbytes, lambda: bytes(nbytes))  # no page is there before it is written to
     if nbytes > _MAPPED and hasattr(mmap, "MADV_HUGEPAGE"):
         import ctypes
 
-        madvise = ctypes.CDLL(None).madvise
+        madvise = ctypes.pythonapi["madvise"]
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         first = ctypes.cast(ctypes.c_char_p(zeros), ctypes.c_void_p).value or 0
         begin = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -103,18 +104,23 @@ def _small(nbytes: int, alignment: int) -> memoryview:
 
 
 def _new(size: int) -> mmap.mmap:
-    try:
-        block = _map(size)
-    except OSError:
-        _released.clear()
-        try:
-            block = _map(size)
-        except OSError as error:
-            raise MemoryError(f"the system has no {size_text(size)} of memory left") from error
+    block = _obtained(size, lambda: _map(size))
     if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             block.madvise(mmap.MADV_HUGEPAGE)
     return block
+
+
+def _obtained(nbytes: int, obtain: Callable[[], T]) -> T:
+    """New memory, for which released blocks are given back where there is no other."""
+    try:
+        return obtain()
+    except (OSError, MemoryError):
+        _released.clear()
+    try:
+        return obtain()
+    except (OSError, MemoryError) as error:
+        raise MemoryError(f"the system has no {size_text(nbytes)} of memory left") from error
 
 
 def _map(size: int) -> mmap.mmap:

@@ -21,6 +21,7 @@ from safetensors_core import (
     UnsupportedDtypeError,
 )
 from safetensors_core.strides import may_overlap
+from safetensors_numpy.overlaps import check_overlaps
 from safetensors_numpy.packing import pack, unpack
 
 __all__ = ["NumpyFramework"]
@@ -58,6 +59,7 @@ _EXPORTED = frozenset(
     dtype for dtype in _DTYPES.values() if dtype.isbuiltin == 1 and dtype.isnative and dtype != "c8"
 )
 _WHOLE_BYTES = {code: dtype for code, dtype in _DTYPES.items() if code.bits >= 8}
+_LENT = frozenset(_WHOLE_BYTES.values())
 _FLOATS = {code for code in _DTYPES if code.startswith(("F", "BF"))}
 
 
@@ -161,7 +163,8 @@ class NumpyFramework(Framework):
         return id(owner)
 
     def check_fillable(self, tensors: Mapping[str, Any]) -> None:
-        """Refuse scalars, read-only arrays, and views whose elements overlap."""
+        """Refuse scalars, read-only arrays, and views with gaps that overlap anything."""
+        views = []
         for name, array in tensors.items():
             is_array = isinstance(array, np.ndarray)
             if not is_array or not array.flags.writeable:
@@ -169,20 +172,21 @@ class NumpyFramework(Framework):
                 raise InvalidInputError(
                     f"tensor {name!r} is {kind} and cannot be filled: copy it with np.array()"
                 )
-            if not array.flags.c_contiguous and may_overlap(
-                array.shape, array.strides, array.itemsize
-            ):
+            if array.flags.c_contiguous and array.dtype in _LENT:
+                continue  # whoever reads into its memory sees whose else it is
+            if may_overlap(array.shape, array.strides, array.itemsize):
                 raise InvalidInputError(
                     f"tensor {name!r} is a view in which several elements are one in memory: copy "
                     "it with np.array()"
                 )
+            views.append(name)
+        check_overlaps(tensors, views)
 
     def memory(self, tensor: Array) -> memoryview | None:
         """The memory of an array that is contiguous and has whole bytes, little-endian."""
         if _is_exported(tensor):
             return tensor.data.cast("B")
-        code = _CODES.get(tensor.dtype)
-        if code is None or code.bits < 8 or not tensor.flags.c_contiguous:
+        if tensor.dtype not in _LENT or not tensor.flags.c_contiguous:
             return None
         return np.asarray(tensor).reshape(-1).view(np.uint8).data
 

@@ -23,6 +23,7 @@ from safetensors_core.strides import may_overlap
 from safetensors_core.transfer import read_windows
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
+from safetensors_numpy.overlaps import check_overlaps
 from safetensors_paddle.devices import find_place
 from safetensors_paddle.dlpack import DTYPES, from_carrier, tensors_over
 
@@ -179,13 +180,20 @@ class PaddleFramework(HostFramework):
         return paddle.transpose(tensor.detach(), list(axes))
 
     def check_fillable(self, tensors: Mapping[str, Any]) -> None:
-        """Refuse views whose elements overlap; what is not dense cannot even be described."""
+        """Refuse views with gaps that overlap; what is not dense cannot even be described."""
+        views = []
         for name, tensor in tensors.items():
-            if not tensor.is_contiguous() and may_overlap(tensor.shape, tensor.strides):
+            if tensor.is_contiguous():
+                continue
+            if may_overlap(tensor.shape, tensor.strides):
                 raise InvalidInputError(
                     f"tensor {name!r} is a view in which several elements are one in memory. Fill "
                     "a clone() of it"
                 )
+            views.append(name)
+        if views:
+            arrays = {name: _stand_in(tensor) for name, tensor in tensors.items() if tensor.size}
+            check_overlaps(arrays, views)
 
     def memory(self, tensor: Any) -> memoryview | None:
         """The memory of a contiguous tensor on the CPU; counts as a change of the tensor."""
@@ -204,6 +212,16 @@ class PaddleFramework(HostFramework):
         if not isinstance(tensor, paddle.Tensor) or not tensor._is_initialized():
             return None
         return (str(tensor.place), tensor.data_ptr() - tensor.offset)
+
+
+def _stand_in(tensor: Any) -> np.ndarray[Any, Any]:
+    """An array at the address of a tensor, also of one on a device: it is not to be read."""
+    item = tensor.element_size()
+    strides = [stride * item for stride in tensor.strides]
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    memory = (ctypes.c_char * (last + item)).from_address(tensor.data_ptr())
+    array: np.ndarray[Any, Any] = np.ndarray(tensor.shape, f"V{item}", memory, strides=strides)
+    return array
 
 
 def _memory(tensor: Any, nbytes: int, before: int = 0) -> memoryview:

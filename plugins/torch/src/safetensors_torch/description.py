@@ -71,11 +71,11 @@ def describe_all(tensors: Sequence[torch.Tensor]) -> list[TensorSpec]:
         TensorSpec(dtype=<Dtype.F32: 'F32'>, shape=())
     """
     try:
-        plain = PLAIN.issuperset(map(type, tensors)) and _have_data(tensors)
+        doubtful: Sequence[torch.Tensor] = [t for t in tensors if not _is_ordinary(t)]
     except NotImplementedError:  # one has no storage
-        plain = False
-    if not plain:
-        return list(map(describe, tensors))
+        doubtful = tensors
+    for tensor in doubtful:
+        _check_saveable(tensor)
     specs = _Specs()
     return [specs[tensor.dtype, tensor.shape] for tensor in tensors]
 
@@ -118,19 +118,16 @@ class _Specs(dict[tuple[torch.dtype, tuple[int, ...]], TensorSpec]):
         return spec
 
 
-def _have_data(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether all tensors have one array of numbers each."""
-    strided = torch.strided
-    return all(
-        tensor.layout is strided
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is certain to be one array of numbers, all of them there."""
+    return (
+        type(tensor) in PLAIN
+        and tensor.layout is torch.strided
         and not tensor.is_nested
-        and (
-            # If not, perhaps with reason: then it is looked at once more, alone.
-            tensor.untyped_storage().nbytes() >= tensor.nbytes
-            if tensor.is_cpu or tensor.is_cuda
-            else not tensor.is_meta
-        )
-        for tensor in tensors
+        and (tensor.is_cpu or tensor.is_cuda)
+        and tensor.is_contiguous()
+        and tensor.untyped_storage().nbytes()
+        >= tensor.nbytes + tensor.storage_offset() * tensor.itemsize
     )
 
 
