@@ -20,6 +20,7 @@ from benchmarks.compare import compare, regressions
 from benchmarks.devices import device_is_there
 from benchmarks.frameworks import FRAMEWORKS
 from benchmarks.machine import describe_machine
+from benchmarks.paths import existing_folder, output_path
 from benchmarks.peers import install_peers
 from benchmarks.report import (
     case_lines,
@@ -133,11 +134,11 @@ def _run_parser() -> argparse.ArgumentParser:
         "--repeat", type=_positive, default=7, help="samples of each side (default 7)"
     )
     parser.add_argument(
-        "--json", type=_output, metavar="FILE", help="write every sample to a file as well"
+        "--json", type=output_path, metavar="FILE", help="write every sample to a file as well"
     )
     parser.add_argument(
         "--folder",
-        type=_folder,
+        type=existing_folder,
         help="where to put a temporary folder of 5 GB, with a GPU 19 GB (default: the system's)",
     )
     parser.add_argument(
@@ -206,7 +207,7 @@ def _plot(arguments: list[str]) -> int:
         prog="python -m benchmarks plot", description="Draw a run; needs matplotlib."
     )
     parser.add_argument("run", type=_document, metavar="RUN.json")
-    parser.add_argument("path", type=_output, metavar="OUT.svg")
+    parser.add_argument("path", type=output_path, metavar="OUT.svg")
     options = parser.parse_args(arguments)
     from benchmarks.plot import draw
 
@@ -229,17 +230,6 @@ def _run_document(path: str) -> dict[str, Any]:
     if found.get("kind") != "run":
         raise argparse.ArgumentTypeError(f"{path} is not what `python -m benchmarks run` writes")
     return found
-
-
-def _output(path: str) -> str:
-    _folder(str(Path(path).parent))  # now, not when all has been measured
-    return path
-
-
-def _folder(path: str) -> str:
-    if not Path(path).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path}")
-    return path
 
 
 def _positive(text: str) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.growth import LINEAR, steepest
 from benchmarks.machine import describe_machine
+from benchmarks.paths import existing_folder, output_path
 from benchmarks.plot import draw, require_matplotlib
 from benchmarks.scale_works import WORKS, Axis, Side, Work, write_file
 
@@ -68,9 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="samples of each size (default 3)")
-    parser.add_argument("--json", metavar="FILE", help="write every sample to a file as well")
-    parser.add_argument("--plot", metavar="FILE.svg", help="draw the costs as well")
-    parser.add_argument("--folder", help="where to put a temporary folder of 300 MB")
+    parser.add_argument(
+        "--json", type=output_path, metavar="FILE", help="write every sample to a file as well"
+    )
+    parser.add_argument(
+        "--plot", type=output_path, metavar="FILE.svg", help="draw the costs as well"
+    )
+    parser.add_argument(
+        "--folder", type=existing_folder, help="where to put a temporary folder of 300 MB"
+    )
     parser.add_argument(
         "--largest",
         type=int,

@@ -242,6 +242,41 @@ def test_runs_of_different_scales_are_not_compared(
     assert "different scales, 1 and 0.5" in capsys.readouterr().err
 
 
+def test_runs_without_a_common_case_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = [written(tmp_path / "a", run(one=[1, 2])), written(tmp_path / "b", run(two=[1, 2]))]
+    with pytest.raises(SystemExit) as error:
+        main(["compare", *documents, "--fail-above", "1.2"])
+    assert error.value.code == 2
+    assert "no case in common" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--json", "nowhere/run.json"],
+        ["run", "--folder", "nowhere"],
+        ["plot", "run.json", "nowhere/run.svg"],
+        ["scale", "--json", "nowhere/scale.json"],
+        ["scale", "--plot", "nowhere/scale.svg"],
+        ["scale", "--folder", "nowhere"],
+    ],
+)
+def test_a_folder_that_is_not_there_is_told_before_anything_is_measured(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "run.json", run(case=[1, 2]))
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "there is no folder nowhere" in capsys.readouterr().err
+
+
 def test_a_table_shows_every_side_and_what_did_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

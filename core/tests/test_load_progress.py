@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import pytest
 from core.tests.raw import counting, file_bytes
 from core.tests.sharded import NBYTES, RAW, TENSORS, checkpoint
 from core.tests.test_load_dtype import CASTING
-from safetensors_core import Dtype, load_file, loading, safe_open
+from safetensors_core import (
+    Dtype,
+    InvalidInputError,
+    load_file,
+    load_into,
+    loading,
+    register_framework,
+    safe_open,
+    save_checkpoint,
+    save_file,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +84,22 @@ def test_where_there_is_nothing_to_load_nothing_is_reported(tmp_path: Path) -> N
     reports = Reports()
     assert list(load_file(path, RAW, progress=reports)) == ["w"]
     assert reports == []
+
+
+@pytest.mark.parametrize("progress", [True, 5, "tqdm"])
+def test_what_cannot_be_called_is_refused_before_anything_is_done(
+    tmp_path: Path, progress: Any
+) -> None:
+    folder = checkpoint(tmp_path)
+    register_framework(RAW)
+    tensors = load_file(folder, RAW)
+    calls: list[Callable[[], object]] = [
+        lambda: load_file(folder, RAW, progress=progress),
+        lambda: load_into(tensors, folder, progress=progress),
+        lambda: save_file(TENSORS, tmp_path / "new", progress=progress),
+        lambda: save_checkpoint(TENSORS, tmp_path / "new", progress=progress),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidInputError, match="progress must be a function or None, got"):
+            call()
+    assert not (tmp_path / "new").exists()
