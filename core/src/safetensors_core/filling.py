@@ -78,7 +78,8 @@ def load_into(
         StateDictError: Names or shapes do not match. Nothing was written.
         InvalidInputError: A dtype does not fit, or a tensor cannot be filled. Nothing was written.
         SharedMemoryError: The file has different values for tensors that share memory, or values
-            for tensors that share a part of it. Nothing was written.
+            for tensors that share a part of it; or a view with gaps overlaps another array of
+            NumPy, or tensor of Paddle. Nothing was written.
         HeaderError: A file is not a valid safetensors file. Nothing was written.
         OSError: The file cannot be opened or read. Once it was opened, some tensors may be
             filled, and others in part: the error says so.

@@ -122,7 +122,7 @@ def _contained(described: DescribedTensors, infos: Mapping[str, TensorInfo]) -> 
 
 
 def _regions(described: DescribedTensors, names: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """First and last address of tensors that lie in the host's memory as in a file."""
+    """Where tensors begin and end that lie in the host's memory as in a file; not of others."""
     views = {name: described.framework(name).memory(described.tensors[name]) for name in names}
     begins = {name: _address(view) for name, view in views.items() if view}
     return {name: (begin, begin + len(views[name] or b"")) for name, begin in begins.items()}
