@@ -119,7 +119,7 @@ def test_tied_weights_are_filled_by_the_name_that_the_file_has(path: Path) -> No
     tensors = {"weight": tied, "head": tied.view(2, 3)}
     assert load_into(tensors, path) == ([], [])
     assert torch.equal(tensors["head"], WEIGHT)
-    # A part of it is filled with it; what reaches beyond it is another tensor, which the file lacks.
+    # A part of it is filled with it. What reaches beyond it is another tensor, which is missing.
     assert load_into({"weight": tied, "row": tied[0]}, path) == ([], [])
     whole = torch.zeros(3, 3)
     tensors = {"weight": whole[:2], "moved": whole[1:]}
