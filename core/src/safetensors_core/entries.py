@@ -116,10 +116,10 @@ class WholeTensors(NamedTuple):
                     wrong = next(i for i, size in enumerate(sizes) if given[i : i + 1] != [size])
                     name = names[first + wrong]
                     raise _wrong_size(name, infos[name], sum(given[wrong : wrong + 1]))
+                # Where they are bytes already, a view of each view would take as long again.
                 batch = [
                     view
                     if view.format == "B" and view.ndim == 1 and view.contiguous
-                    # A view of a view would take as long again.
                     else view.cast("B")
                     for view in batch
                 ]

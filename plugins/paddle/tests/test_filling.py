@@ -36,3 +36,13 @@ def test_views_that_lie_between_each_other_are_filled(path: Path) -> None:
     expected = np.arange(9, dtype=np.float32).reshape(3, 3)
     assert np.array_equal(both.numpy()[:, ::2], expected)
     assert np.array_equal(both.numpy()[:, 1::2], expected + 100)
+
+
+def test_views_that_go_backwards_are_filled_unless_they_overlap(path: Path) -> None:
+    both = paddle.zeros([6, 3])
+    with pytest.raises(SharedMemoryError, match="'a' and 'b' share memory"):
+        load_into({"a": both[:3], "b": both[2::-1]}, path)
+    assert not both.any()
+    load_into({"a": both[:3], "b": both[5:2:-1]}, path)
+    expected = np.arange(9, dtype=np.float32).reshape(3, 3)
+    assert np.array_equal(both.numpy(), np.concatenate([expected, (expected + 100)[::-1]]))

@@ -174,7 +174,9 @@ class NumpyFramework(Framework):
                 )
             if array.flags.c_contiguous and array.dtype in _LENT:
                 continue  # whoever reads into its memory sees whose else it is
-            if may_overlap(array.shape, array.strides, array.itemsize):
+            if not array.flags.c_contiguous and may_overlap(
+                array.shape, array.strides, array.itemsize
+            ):
                 raise InvalidInputError(
                     f"tensor {name!r} is a view in which several elements are one in memory: copy "
                     "it with np.array()"

@@ -107,15 +107,7 @@ class PaddleFramework(HostFramework):
         dtype, shape = _ARRAY_TYPES[_CODES[tensor.dtype]], tuple(tensor.shape)
         if 0 in shape:
             return np.empty(shape, dtype)
-        host = tensor if tensor.place.is_cpu_place() else tensor.cpu()
-        steps = [step * dtype.itemsize for step in host.strides]
-        reaches = [(n - 1) * step for n, step in zip(shape, steps, strict=True)]
-        # Backwards, a tensor reaches to addresses before that of its first element.
-        before = -sum(reach for reach in reaches if reach < 0)
-        after = sum(reach for reach in reaches if reach > 0)
-        memory = _memory(host, after + dtype.itemsize, before)
-        array: Array = np.ndarray(shape, dtype, memory, before, steps)
-        return array
+        return _array_over(tensor if tensor.place.is_cpu_place() else tensor.cpu())
 
     def from_array(self, array: Array, device: Any) -> Any:
         """A tensor of an array; aliases one that is contiguous on the CPU."""
@@ -192,8 +184,8 @@ class PaddleFramework(HostFramework):
                 )
             views.append(name)
         if views:
-            arrays = {name: _stand_in(tensor) for name, tensor in tensors.items() if tensor.size}
-            check_overlaps(arrays, views)
+            filled = {name: tensor for name, tensor in tensors.items() if 0 not in tensor.shape}
+            check_overlaps({name: _array_over(tensor) for name, tensor in filled.items()}, views)
 
     def memory(self, tensor: Any) -> memoryview | None:
         """The memory of a contiguous tensor on the CPU; counts as a change of the tensor."""
@@ -214,13 +206,16 @@ class PaddleFramework(HostFramework):
         return (str(tensor.place), tensor.data_ptr() - tensor.offset)
 
 
-def _stand_in(tensor: Any) -> np.ndarray[Any, Any]:
-    """An array at the address of a tensor, also of one on a device: it is not to be read."""
-    item = tensor.element_size()
-    strides = [stride * item for stride in tensor.strides]
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
-    memory = (ctypes.c_char * (last + item)).from_address(tensor.data_ptr())
-    array: np.ndarray[Any, Any] = np.ndarray(tensor.shape, f"V{item}", memory, strides=strides)
+def _array_over(tensor: Any) -> Array:
+    """An array at the address of a tensor that is not empty; on a device, it is not to be read."""
+    dtype, shape = _ARRAY_TYPES[_CODES[tensor.dtype]], tuple(tensor.shape)
+    steps = [step * dtype.itemsize for step in tensor.strides]
+    reaches = [(n - 1) * step for n, step in zip(shape, steps, strict=True)]
+    # Backwards, a tensor reaches to addresses before that of its first element.
+    before = -sum(reach for reach in reaches if reach < 0)
+    after = sum(reach for reach in reaches if reach > 0)
+    memory = _memory(tensor, after + dtype.itemsize, before)
+    array: Array = np.ndarray(shape, dtype, memory, before, steps)
     return array
 
 
