@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from safetensors_core.transfer import download
+from safetensors_core.transfer import download, neighbours
 
 
 def test_buffers_come_in_order() -> None:
@@ -84,3 +84,11 @@ def test_whoever_stops_early_leaves_no_thread() -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
     assert set(threading.enumerate()) <= before
+
+
+def test_neighbours_are_of_one_device_and_fit_together() -> None:
+    mib = 1 << 20
+    tensors = [("a", 4 * mib), ("a", 12 * mib), ("a", 1), ("a", 30 * mib), ("b", 1), ("a", 1)]
+    found = neighbours(iter(tensors), lambda tensor: tensor[1], lambda tensor: tensor[0])
+    assert list(found) == [tensors[:2], tensors[2:3], tensors[3:4], tensors[4:5], tensors[5:]]
+    assert list(neighbours([], len, len)) == []

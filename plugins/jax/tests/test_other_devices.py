@@ -111,3 +111,63 @@ def test_one_array_is_on_its_way_while_the_one_before_is_written(
         (7 * item, [5, 7, 2000]),
         (2000 * item, [5, 7, 2000]),
     ]
+
+
+ALL = slice(None)
+INDEXES: dict[str, Any] = {
+    "all": (ALL, ALL),
+    "backwards": (ALL, slice(None, None, -1)),
+    "half of the columns": (ALL, slice(0, 4)),
+    "every other column": (ALL, slice(1, 8, 2)),
+    "a new axis": (None, ALL, ALL),
+    "an axis that is left out": (slice(0, 4),),
+    "less than half": (ALL, slice(0, 3)),
+    "one row": (3,),
+    "a list": (ALL, [0, 7, 1]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:these tensors have 64 bits")
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bfloat16", "float8_e4m3fn", "bool"])
+@pytest.mark.parametrize("case", INDEXES)
+def test_slices_of_large_arrays_are_taken_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, dtype: str, traced: bool
+) -> None:
+    saved = (np.arange(64).reshape(8, 8) - 20).astype(jax.numpy.dtype(dtype))
+    safetensors_numpy.save_file({"w": saved}, tmp_path / "w.safetensors")
+    taken: list[Any] = []
+    over = framework._over_buffer
+
+    def noted(buffer: memoryview, infos: Any, target: Any) -> Any:
+        taken.append(target)
+        return over(buffer, infos, target)
+
+    monkeypatch.setattr(framework, "_over_buffer", noted)
+    monkeypatch.setattr(framework, "_COMPILED", 1)
+    with safe_open(tmp_path / "w.safetensors", "jax", "cpu:0") as file:
+
+        def sliced(_: Any) -> jax.Array:
+            part: jax.Array = file.get_slice("w")[INDEXES[case]]
+            return part
+
+        if traced:
+            parts: list[jax.Array] = []
+            jax.jit(lambda x: parts.append(sliced(x)))(0)
+            [part] = parts
+        else:
+            part = sliced(None)
+    assert len(taken) == (case not in {"less than half", "one row", "a list"})
+    assert isinstance(part, jax.Array)
+    assert part.committed
+    assert part.dtype == saved.dtype
+    assert np.asarray(part).tobytes() == saved[INDEXES[case]].tobytes()
+    assert part.shape == saved[INDEXES[case]].shape
+
+
+def test_slices_of_small_arrays_are_taken_on_the_host(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(framework, "_over_buffer", None)
+    with safe_open(path, "jax", "cpu:0") as file:
+        assert np.array_equal(file.get_slice("a")[:, ::-1], ARRAYS["a"][:, ::-1])

@@ -14,7 +14,6 @@ import torch
 
 from safetensors_core import SliceError, TensorSlice, safe_open
 from safetensors_torch import framework, save_file
-from safetensors_torch.accelerator import indexes_there
 
 RARE = [
     torch.uint16,
@@ -162,16 +161,11 @@ PART = {
 }
 
 
-@pytest.mark.parametrize("case", [*WHOLE, *PART])
-def test_slices_that_need_half_of_what_was_read_are_taken_on_an_accelerator(case: str) -> None:
-    index = (WHOLE | PART)[case]
-    assert indexes_there(torch.device("cuda"), index, (8, 8)) is (case in WHOLE)
-    assert not indexes_there(torch.device("cpu"), index, (8, 8))
-    assert not indexes_there(torch.device("meta"), index, (8, 8))
-
-
-def test_a_scalar_is_what_it_is_on_an_accelerator() -> None:
-    assert indexes_there(torch.device("cuda"), (), ())
+@pytest.mark.parametrize(
+    ("device", "is_one"), [("cpu", False), ("meta", False), ("cuda", True), ("mps", True)]
+)
+def test_slices_may_be_taken_on_any_accelerator(device: str, is_one: bool) -> None:
+    assert framework._is_accelerator(torch.device(device)) is is_one
 
 
 @pytest.mark.parametrize("backend", ["mmap", "pread"])
@@ -186,7 +180,7 @@ def test_slices_taken_on_an_accelerator_are_the_same_and_keep_no_more_than_thems
     with safe_open(tmp_path / "model.safetensors", "torch", backend=backend) as file:
         weight = file.get_slice("w")
         expected = weight[WHOLE[case]]
-        monkeypatch.setattr(framework, "indexes_there", lambda *_: True)
+        monkeypatch.setattr(framework, "_is_accelerator", lambda _: True)
         part = weight[WHOLE[case]]
     assert part.dtype is dtype
     assert part.shape == expected.shape

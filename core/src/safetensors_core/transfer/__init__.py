@@ -15,14 +15,16 @@ its copies, `read_windows` reads the next tensors while it copies these.
 | `uploading` | reading and copying at the same time |
 | `windowed` | reading while a framework copies by itself |
 | `downloading` | copying and writing at the same time |
+| `slices` | where slices are applied |
 | `host` | the host in the place of a device, for examples and tests |
 """
 
 from safetensors_core.transfer.accelerator import Accelerator, Pinned, Ticket
-from safetensors_core.transfer.downloading import download
+from safetensors_core.transfer.downloading import download, neighbours
 from safetensors_core.transfer.plan import Place
 from safetensors_core.transfer.ring import release_pinned_memory
-from safetensors_core.transfer.uploading import upload
+from safetensors_core.transfer.slices import indexes_there
+from safetensors_core.transfer.uploading import pays_off, upload
 from safetensors_core.transfer.windowed import read_windows
 
 __all__ = [
@@ -31,6 +33,9 @@ __all__ = [
     "Place",
     "Ticket",
     "download",
+    "indexes_there",
+    "neighbours",
+    "pays_off",
     "read_windows",
     "release_pinned_memory",
     "upload",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 from safetensors_core.background import Workers
 
-__all__ = ["download"]
+__all__ = ["download", "neighbours"]
 
 B = TypeVar("B")
 T = TypeVar("T")
+
+#: Bytes of small tensors that are copied at a time.
+_GROUP = 16 * 1024 * 1024
 
 
 def download(groups: Iterable[T], to_host: Callable[[T], Iterable[B]]) -> Iterator[B]:
@@ -35,3 +38,33 @@ def download(groups: Iterable[T], to_host: Callable[[T], Iterable[B]]) -> Iterat
             del future  # it keeps the buffers
             while buffers:
                 yield buffers.popleft()
+
+
+def neighbours(
+    tensors: Iterable[T], nbytes: Callable[[T], int], device: Callable[[T], Hashable]
+) -> Iterator[list[T]]:
+    """Tensors that are copied together: those of one device that follow each other.
+
+    Args:
+        tensors: Tensors of any framework. Taken as they are needed.
+        nbytes: Gives the size of one, in bytes.
+        device: Tells its device from others.
+
+    Yields:
+        All of them, in the same order: up to 16 MiB together, a larger tensor alone.
+
+    Example:
+        >>> list(neighbours("aabb", lambda _: 1, device=str))
+        [['a', 'a'], ['b', 'b']]
+    """
+    group: list[T] = []
+    total = 0
+    for tensor in tensors:
+        total += nbytes(tensor)
+        if group and (total > _GROUP or device(tensor) != device(group[0])):
+            yield group
+            group, total = [], nbytes(tensor)
+        group.append(tensor)
+        del tensor  # whoever takes the group keeps it
+    if group:
+        yield group

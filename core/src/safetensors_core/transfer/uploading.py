@@ -20,7 +20,24 @@ from safetensors_core.transfer.ring import Ring, Slot, ring_for
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["upload"]
+__all__ = ["pays_off", "upload"]
+
+# Below this, threads and a queue of copies cost more than they save.
+_FEW = 32
+_LITTLE = 4 * 1024 * 1024
+
+
+def pays_off(infos: Mapping[str, TensorInfo]) -> bool:
+    """Whether tensors come to a device faster by `upload` than one by one.
+
+    Args:
+        infos: The tensors.
+
+    Example:
+        >>> pays_off({})
+        False
+    """
+    return len(infos) >= _FEW or sum(info.nbytes for info in infos.values()) >= _LITTLE
 
 
 def upload(

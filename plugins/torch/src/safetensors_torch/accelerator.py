@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -14,11 +13,7 @@ from safetensors_core import TensorInfo
 from safetensors_core.sources import allocate
 from safetensors_core.transfer import Accelerator, Pinned, Ticket
 
-__all__ = ["CudaAccelerator", "indexes_there", "pays_off", "release_pinned_memory"]
-
-# Below this, a thread and a stream cost more than they save.
-_FEW = 32
-_LITTLE = 4 * 1024 * 1024
+__all__ = ["CudaAccelerator", "pays_off", "release_pinned_memory"]
 
 
 def pays_off(device: torch.device, infos: Mapping[str, TensorInfo]) -> bool:
@@ -32,40 +27,7 @@ def pays_off(device: torch.device, infos: Mapping[str, TensorInfo]) -> bool:
         >>> pays_off(torch.device("cpu"), {})
         False
     """
-    if device.type != "cuda":
-        return False
-    return len(infos) >= _FEW or sum(info.nbytes for info in infos.values()) >= _LITTLE
-
-
-def indexes_there(device: torch.device, index: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
-    """Whether what was read is indexed on a device sooner than on the host.
-
-    The host takes slices apart at the speed of one core. But a device shall not be given much
-    more than what is asked for: it has less memory, and copies take time as well.
-
-    Args:
-        device: Where the result shall live.
-        index: An index without Ellipsis, whose slices have bounds.
-        shape: The shape of what was read.
-
-    Returns:
-        Whether slices alone select half of the elements or more, for an accelerator.
-
-    Example:
-        >>> columns = slice(None), slice(0, 8, 2)
-        >>> indexes_there(torch.device("cuda"), columns, (8, 8))
-        True
-        >>> indexes_there(torch.device("cuda"), columns, (8, 16))
-        False
-    """
-    if device.type in {"cpu", "meta"}:
-        return False
-    axes = [item for item in index if item is not None]
-    if not all(isinstance(item, slice) for item in axes):
-        # One row, or rows that are listed: what the index leaves is little or is gathered.
-        return False
-    counts = (len(range(*item.indices(size))) for item, size in zip(axes, shape, strict=False))
-    return 2 * math.prod(counts) >= math.prod(shape[: len(axes)])
+    return device.type == "cuda" and safetensors_core.transfer.pays_off(infos)
 
 
 class CudaAccelerator(Accelerator):

@@ -20,8 +20,8 @@ from safetensors_core import (
     UnsupportedDtypeError,
     collector,
 )
-from safetensors_core.transfer import upload
-from safetensors_torch.accelerator import CudaAccelerator, indexes_there, pays_off
+from safetensors_core.transfer import indexes_there, upload
+from safetensors_torch.accelerator import CudaAccelerator, pays_off
 from safetensors_torch.blocks import tensors_in_blocks
 from safetensors_torch.description import DTYPES, describe, describe_all
 from safetensors_torch.filling import FillableTensors
@@ -191,7 +191,7 @@ class TorchFramework(FillableTensors):
         target = as_device(device)
         host = "meta" if target.type == "meta" else _CPU
         tensor = self.from_buffers(buffer, {"": info}, host)[""]
-        if not indexes_there(target, index, info.shape):
+        if not (_is_accelerator(target) and indexes_there(index, info.shape)):
             return apply_index(tensor, index, info.shape).to(target)
         part = apply_index(tensor.to(target), index, info.shape)
         # A view would keep all of the device's memory that was filled.
@@ -328,6 +328,10 @@ def _empty(name: str, info: TensorInfo, device: torch.device) -> torch.Tensor:
         raise InvalidInputError(
             f"tensor {name!r}: torch has no tensor of its shape {list(info.shape)}"
         ) from error
+
+
+def _is_accelerator(device: torch.device) -> bool:
+    return device.type not in {"cpu", "meta"}
 
 
 def _is_alone(tensor: torch.Tensor) -> bool:

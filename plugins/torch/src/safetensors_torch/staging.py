@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 
 from safetensors_core.sources import allocate
-from safetensors_core.transfer import download
+from safetensors_core.transfer import download, neighbours
 
 __all__ = ["bytes_on_host", "groups", "staged_buffers"]
 
 Buffers = Callable[[Sequence[torch.Tensor]], Iterable[memoryview]]
 
-#: Bytes of small tensors that are copied with one call.
-_GROUP = 16 * 1024 * 1024
+_nbytes: Callable[[torch.Tensor], int] = attrgetter("nbytes")
+_device: Callable[[torch.Tensor], torch.device] = attrgetter("device")
 
 
 class Group(NamedTuple):
@@ -67,24 +68,12 @@ def groups(tensors: Iterable[torch.Tensor]) -> Iterator[Group]:
         >>> [len(group.tensors) for group in groups([torch.zeros(1), torch.zeros(1)])]
         [2]
     """
-    present: list[torch.Tensor] = []
-    nbytes = 0
-    for tensor in tensors:
-        nbytes += tensor.nbytes
-        if present and (nbytes > _GROUP or tensor.device != present[0].device):
-            yield _group(present)
-            present, nbytes = [], tensor.nbytes
-        present.append(tensor)
-        del tensor  # whoever takes the group keeps it
-    if present:
-        yield _group(present)
-
-
-def _group(tensors: list[torch.Tensor]) -> Group:
-    device = tensors[0].device
-    # Asked for here: the thread that copies has a current stream of its own.
-    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-    return Group(stream, tensors)
+    for present in neighbours(tensors, _nbytes, _device):
+        device = present[0].device
+        # Asked for here: the thread that copies has a current stream of its own.
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        yield Group(stream, present)
+        del present  # whoever takes the group keeps it
 
 
 def _to_host(lent: Buffers, group: Group) -> Iterable[memoryview]:
