@@ -17,9 +17,12 @@ from safetensors_paddle.framework import PaddleFramework
 
 
 class OtherPlace:
-    """A place that is not the CPU; what is copied there stays where it is."""
+    """A place that is neither the CPU nor a GPU; what is copied there stays where it is."""
 
     def is_cpu_place(self) -> bool:
+        return False
+
+    def is_gpu_place(self) -> bool:
         return False
 
 

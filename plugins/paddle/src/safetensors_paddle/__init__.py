@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import safetensors_core
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from safetensors_core.progress import Progress
     from safetensors_core.reader import Backend
+    from safetensors_paddle.accelerator import release_pinned_memory
     from safetensors_paddle.models import load_model, save_model
 
 __all__ = [
@@ -24,12 +26,20 @@ __all__ = [
     "load_file",
     "load_into",
     "load_model",
+    "release_pinned_memory",
     "save",
     "save_file",
     "save_model",
 ]
 
 __version__ = "0.1.0"
+
+# What is imported with Paddle is imported when it is used.
+_HOMES = {
+    "load_model": "models",
+    "release_pinned_memory": "accelerator",
+    "save_model": "models",
+}
 
 
 def save(
@@ -248,12 +258,9 @@ def load_into(
 
 
 def __getattr__(name: str) -> object:
-    # What works on layers imports Paddle, so it is imported when it is used.
-    if name in ("load_model", "save_model"):
-        from safetensors_paddle import models
-
-        return getattr(models, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

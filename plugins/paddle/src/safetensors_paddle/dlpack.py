@@ -1,4 +1,4 @@
-"""Tensors over host memory, by way of the DLPack protocol.
+"""Tensors over memory of the host or of a GPU, by way of the DLPack protocol.
 
 Paddle has several ways to make a tensor over memory that it does not own. Only this one is safe:
 
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from safetensors_core import Dtype, InvalidInputError, TensorInfo
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_paddle.lending import lend
 
-__all__ = ["DTYPES", "from_carrier", "tensors_over"]
+__all__ = ["DTYPES", "from_carrier", "has_views", "tensors_in_block", "tensors_over"]
 
 Array = npt.NDArray[Any]
 
@@ -73,6 +74,11 @@ def _carrier(code: Dtype) -> _Carrier:
 _SEEN_AS = {Dtype.BF16: "<i2", Dtype.F8_E4M3: "u1", Dtype.F8_E5M2: "u1"}
 _CARRIERS = {code: _carrier(code) for code in DTYPES}
 
+# DLPack's number of CUDA.
+_CUDA = 2
+_content = ctypes.pythonapi.PyCapsule_GetPointer
+_content.argtypes, _content.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+
 # Tensors made in one call. More save nothing, and take memory that later ones could use again.
 _AT_ONCE = 256
 
@@ -111,6 +117,56 @@ def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
         buffer = memoryview(bytearray(buffer))
     memory = np.frombuffer(buffer, np.uint8)
     lend(memory, buffer)
+    return _tensors(memory, infos, "cpu", np.ndarray.__dlpack__)
+
+
+def tensors_in_block(block: Any, infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """Tensors over parts of a block of a GPU's memory, which they keep alive.
+
+    Args:
+        block: A tensor of bytes in one piece.
+        infos: Dtype, shape and offsets into the block by name. Each begins at a multiple of its
+            item size.
+
+    Returns:
+        Tensors by name, in the order of `infos`.
+
+    Raises:
+        InvalidInputError: Paddle has no tensor of that shape.
+
+    Example:
+        >>> tensors_in_block(paddle.zeros([8], dtype="uint8"), {})
+        {}
+    """
+    # NumPy never looks at what lies there: its arrays bring address, shape and owner to Paddle.
+    owned = (ctypes.c_char * block.size).from_address(block.data_ptr())
+    memory = np.frombuffer(owned, np.uint8)
+    lend(memory, block)
+    index = block.place.gpu_device_id()
+    return _tensors(memory, infos, block.place, partial(_exported_on_gpu, index))
+
+
+class _Managed(ctypes.Structure):
+    """The beginning of DLPack's `DLManagedTensor`."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+    )
+
+
+def _exported_on_gpu(index: int, array: Array) -> Any:
+    """What NumPy exports as memory of the host, as that of a GPU."""
+    capsule = array.__dlpack__()
+    managed = _Managed.from_address(_content(capsule, b"dltensor"))
+    managed.device_type, managed.device_id = _CUDA, index
+    return capsule
+
+
+def _tensors(
+    memory: Array, infos: Mapping[str, TensorInfo], device: Any, export: Callable[[Array], Any]
+) -> dict[str, Any]:
     address = memory.ctypes.data
     ndarray, carriers = np.ndarray, _CARRIERS
     # All names at once, so that the order is theirs whatever is made first.
@@ -121,14 +177,14 @@ def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
     for name, info in infos.items():
         begin, end = info.data_offsets
         if begin == end:
-            tensors[name] = _empty(info.shape, info.dtype, f"tensor {name!r}: ")
+            tensors[name] = _empty(info.shape, info.dtype, device, f"tensor {name!r}: ")
             continue
         dtype, item, seen_as = carriers[info.dtype]
         try:
             array = ndarray(info.shape, dtype, memory, begin)
             if (address + begin) % item:
                 array = array.copy()
-            held.append(_import(array.__dlpack__()))
+            held.append(_import(export(array)))
         except (RuntimeError, ValueError) as error:
             raise _refusal(info.shape, error, f"tensor {name!r}: ") from error
         names.append(name)
@@ -163,7 +219,7 @@ def from_carrier(array: Array, code: Dtype) -> Any:
         [1.0, 2.0]
     """
     if not array.size:
-        return _empty(array.shape, code)
+        return _empty(array.shape, code, "cpu")
     carrier = _CARRIERS[code]
     memory = np.require(array, requirements=["C", "A", "W"]).reshape(-1).view(carrier.dtype)
     # NumPy does not care about the strides of axes with one element; Paddle does.
@@ -176,10 +232,10 @@ def from_carrier(array: Array, code: Dtype) -> Any:
     return tensor if carrier.seen_as is None else _view()(tensor, carrier.seen_as)
 
 
-def _empty(shape: tuple[int, ...], code: Dtype, tensor: str = "") -> Any:
+def _empty(shape: tuple[int, ...], code: Dtype, device: Any, tensor: str = "") -> Any:
     """A tensor with a 0 in its shape."""
     try:
-        return paddle.empty(shape, dtype=DTYPES[code], device="cpu")
+        return paddle.empty(shape, dtype=DTYPES[code], device=device)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:  # whichever comes first
         raise _refusal(shape, error, tensor) from error
 
@@ -192,14 +248,24 @@ def _refusal(shape: tuple[int, ...], error: Exception, tensor: str = "") -> Inva
     return InvalidInputError(f"{tensor}Paddle has no tensor of shape {list(shape)}: {cause}")
 
 
+def has_views() -> bool:
+    """Whether Paddle makes views; it can be told to do without.
+
+    Example:
+        >>> has_views()
+        True
+    """
+    flag = "FLAGS_use_stride_kernel"
+    return bool(paddle.get_flags(flag)[flag])
+
+
 def _view() -> Any:
     """The function that sees a tensor's bits as another type of the same width."""
-    flag = "FLAGS_use_stride_kernel"
-    return paddle._C_ops.view_dtype if paddle.get_flags(flag)[flag] else _copied_as
+    return paddle._C_ops.view_dtype if has_views() else _copied_as
 
 
 def _copied_as(tensor: Any, dtype: Any) -> Any:
-    """A copy of the bits, for a Paddle that has been told to do without views."""
+    """A copy of the bits of a tensor on the CPU, for a Paddle that makes no views."""
     made = paddle.empty(tensor.shape, dtype=dtype, device="cpu")
     size = math.prod(tensor.shape) * tensor.element_size()
     if size:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,12 +21,13 @@ from safetensors_core import (
     UnsupportedDtypeError,
 )
 from safetensors_core.strides import may_overlap
-from safetensors_core.transfer import read_windows
+from safetensors_core.transfer import download, indexes_there, neighbours, read_windows
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
 from safetensors_numpy.overlaps import check_overlaps
+from safetensors_paddle.accelerator import load_to_gpu, pays_off
 from safetensors_paddle.devices import find_place
-from safetensors_paddle.dlpack import DTYPES, from_carrier, tensors_over
+from safetensors_paddle.dlpack import DTYPES, from_carrier, has_views, tensors_over
 
 __all__ = ["PaddleFramework"]
 
@@ -36,6 +38,9 @@ _ARRAY_TYPES = {code: NumpyFramework.dtypes[code] for code in DTYPES}
 _NUMPY = NumpyFramework()
 _CODES_OF_ARRAYS = {dtype: code for code, dtype in _ARRAY_TYPES.items()}
 _FLOATS = {code for code in DTYPES if code.startswith(("F", "BF"))}
+
+# Integers by the bytes of an element.
+_WORDS = {1: paddle.uint8, 2: paddle.int16, 4: paddle.int32, 8: paddle.int64}
 
 # The last two are made in static graph mode: descriptions of tensors, with no data. They come
 # last, because Paddle passes every tensor off as a `Variable` to whoever asks.
@@ -100,7 +105,23 @@ class PaddleFramework(HostFramework):
             # Not by `contiguous()`: it gives the tensor itself new memory, so that a view would no
             # longer be one.
             return _NUMPY.to_buffer(self.to_array(host))
-        return _memory(host, math.prod(host.shape) * host.element_size())
+        return _memory(host, _nbytes(host))
+
+    def to_buffers(self, tensors: Iterable[Any]) -> Iterator[memoryview]:
+        """The bytes of tensors; those of devices are copied while the ones before are written."""
+        if self.devices() == ("cpu",):
+            return map(self.to_buffer, tensors)
+        groups = neighbours(tensors, _nbytes, lambda tensor: str(tensor.place))
+        return download(groups, lambda group: [self.to_buffer(tensor) for tensor in group])
+
+    def index(self, buffer: memoryview, info: TensorInfo, index: Any, device: Any) -> Any:
+        """A tensor with an index applied: on the host where that leaves less to be moved."""
+        place = find_place(device)
+        if not place.is_cpu_place() and has_views() and indexes_there(index, info.shape):
+            # Where the device has no kernel or no room for it, the host has.
+            with contextlib.suppress(MemoryError, RuntimeError):
+                return _sliced(self.from_buffers(buffer, {"": info}, place)[""], index)
+        return super().index(buffer, info, index, place)
 
     def to_array(self, tensor: Any) -> Array:
         """A tensor as an array over its memory, of NumPy's or `ml_dtypes`' type."""
@@ -125,11 +146,16 @@ class PaddleFramework(HostFramework):
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, Any]:
-        """Tensors from a source; some are copied to a device while the next ones are read."""
+        """Tensors from a source; some are copied to a device while the next ones are read.
+
+        On a GPU they share blocks of up to 256 MiB, and to Paddle each has memory of its own.
+        """
         place = find_place(device)
         if place.is_cpu_place():
             return super().load(source, infos, place)
         self.check_dtypes(infos)
+        if pays_off(place, infos):
+            return load_to_gpu(source, infos, place)
         loaded: dict[str, Any] = {}
         for buffer, placed in read_windows(source, infos):
             loaded.update(self.from_buffers(buffer, placed, place))
@@ -192,7 +218,7 @@ class PaddleFramework(HostFramework):
         if not tensor.place.is_cpu_place() or not tensor.is_contiguous():
             return None
         tensor._bump_inplace_version()
-        return _memory(tensor, math.prod(tensor.shape) * tensor.element_size())
+        return _memory(tensor, _nbytes(tensor))
 
     def assign(self, tensor: Any, value: Any) -> None:
         """Copy a tensor into another, on whatever devices they are."""
@@ -204,6 +230,21 @@ class PaddleFramework(HostFramework):
         if not isinstance(tensor, paddle.Tensor) or not tensor._is_initialized():
             return None
         return (str(tensor.place), tensor.data_ptr() - tensor.offset)
+
+
+def _nbytes(tensor: Any) -> int:
+    nbytes: int = math.prod(tensor.shape) * tensor.element_size()
+    return nbytes
+
+
+def _sliced(tensor: Any, index: tuple[Any, ...]) -> Any:
+    """The part of a tensor that slices select, in one piece and with memory of its own size."""
+    # Every kernel has integers, but not all have Paddle's rarer types.
+    whole = paddle.view(tensor, _WORDS[tensor.element_size()])
+    part = whole[index] if index else whole
+    if math.prod(part.shape) < math.prod(whole.shape) or not part.is_contiguous():
+        part = part.clone()
+    return paddle.view(part, tensor.dtype)
 
 
 def _array_over(tensor: Any) -> Array:
