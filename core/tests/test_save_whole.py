@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from core.tests.raw import RawFramework, RawTensor, file_bytes
 from safetensors_core import (
     Dtype,
     InvalidInputError,
+    PreparedTensors,
     TensorSpec,
     UnsupportedDtypeError,
     load,
@@ -114,6 +115,67 @@ def test_buffers_that_do_not_fit_the_description_are_refused(
     with pytest.raises(InvalidInputError, match=message):
         save_file(tensors, tmp_path / "m", fsync=False)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "shape", "form"),
+    [
+        ("F32", (), ("f", ())),
+        ("F32", (2, 3), ("f", (2, 3))),
+        ("U8", (4, 1), ("B", (4, 1))),
+        ("I8", (4,), ("b", (4,))),
+        ("BOOL", (), ("?", ())),
+    ],
+)
+def test_buffers_of_any_form_are_written_as_bytes(
+    tmp_path: Path, code: str, shape: tuple[int, ...], form: tuple[Any, tuple[int, ...]]
+) -> None:
+    class Formed(RawFramework):
+        def to_buffers(self, tensors: Iterable[Any]) -> Iterator[memoryview]:
+            for tensor in tensors:
+                yield memoryview(tensor.data).cast(form[0], form[1])
+
+    data = bytes(range(2, 2 + TensorSpec(Dtype(code), shape).nbytes))
+    tensors = {name: RawTensor(Dtype(code), shape, data) for name in "ab"}
+    register_framework(Formed())
+    save_file(tensors, tmp_path / "m", fsync=False)
+    assert save(tensors) == (tmp_path / "m").read_bytes()
+    assert (tmp_path / "m").read_bytes().endswith(data + data)
+
+
+def test_a_framework_may_answer_all_that_a_save_asks_at_once(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    class AtOnce(RawFramework):
+        def prepare(self, tensors: Mapping[str, RawTensor]) -> PreparedTensors:
+            asked.append(list(tensors))
+            specs = [TensorSpec(tensor.dtype, tensor.shape) for tensor in tensors.values()]
+            return PreparedTensors(specs, lambda names: (tensors[name].data for name in names))
+
+        def describe(self, tensor: RawTensor) -> TensorSpec:
+            raise AssertionError(tensor)
+
+    register_framework(AtOnce())
+    save_file({"b": u8(b"12"), "a": u8(b"3"), "none": u8(b"")}, tmp_path / "m", fsync=False)
+    assert asked == [["b", "a", "none"]]
+    assert (tmp_path / "m").read_bytes().endswith(b"312")
+
+
+def test_what_a_framework_refuses_at_once_is_refused_by_name() -> None:
+    class Refusing(RawFramework):
+        def prepare(self, tensors: Mapping[str, RawTensor]) -> PreparedTensors:
+            raise InvalidInputError("some tensor cannot be saved")
+
+        def describe(self, tensor: RawTensor) -> TensorSpec:
+            if tensor.data == b"bad":
+                raise InvalidInputError("it is bad")
+            return super().describe(tensor)
+
+    register_framework(Refusing())
+    with pytest.raises(InvalidInputError, match="tensor 'b': it is bad"):
+        save({"a": u8(b"1"), "b": u8(b"bad")})
+    with pytest.raises(InvalidInputError, match=r"^some tensor cannot be saved$"):
+        save({"a": u8(b"1")})
 
 
 @pytest.mark.parametrize("sizes", [[1] * 3000, [1 << 20] * 9, [5 << 20, 1, 5 << 20], [3 << 20] * 3])

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from safetensors_core.exchange import exchange
     from safetensors_core.filling import load_into
-    from safetensors_core.framework import API_VERSION, OLDEST_API_VERSION, Framework, TensorSpec
+    from safetensors_core.framework import API_VERSION, OLDEST_API_VERSION, Framework
     from safetensors_core.header import MAX_HEADER, Header, TensorInfo, parse_header
     from safetensors_core.hookspecs import hookimpl
     from safetensors_core.plugins import (
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from safetensors_core.reader import TensorSlice, load, load_file, read_header, safe_open
     from safetensors_core.sources import ByteSource
     from safetensors_core.state_dict import match_state_dict
+    from safetensors_core.tensor_spec import PreparedTensors, TensorSpec
     from safetensors_core.writer import save, save_file, save_stream
 
 __version__ = "0.1.0"
@@ -87,13 +88,14 @@ _MODULES = {
     ],
     "exchange": ["exchange"],
     "filling": ["load_into"],
-    "framework": ["API_VERSION", "OLDEST_API_VERSION", "Framework", "TensorSpec"],
+    "framework": ["API_VERSION", "OLDEST_API_VERSION", "Framework"],
     "header": ["MAX_HEADER", "Header", "TensorInfo", "parse_header"],
     "hookspecs": ["hookimpl"],
     "plugins": ["PluginInfo", "get_framework", "list_plugins", "register_framework"],
     "reader": ["TensorSlice", "load", "load_file", "read_header", "safe_open"],
     "sources": ["ByteSource"],
     "state_dict": ["match_state_dict"],
+    "tensor_spec": ["PreparedTensors", "TensorSpec"],
     "writer": ["save", "save_file", "save_stream"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -119,6 +121,7 @@ __all__ = [
     "NotASafetensorsRepoError",
     "PluginError",
     "PluginInfo",
+    "PreparedTensors",
     "Reason",
     "RemoteError",
     "SafetensorError",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors_core import collector
@@ -76,37 +75,23 @@ class DescribedTensors(NamedTuple):
         """
         return self.framework(name).to_buffer(self.tensors[name])
 
-    def buffers(self, names: Iterable[str]) -> Iterator[Buffer]:
-        """The bytes of tensors on the host, one after the other, for whoever writes them.
 
-        Args:
-            names: Names of tensors that are not empty.
-
-        Returns:
-            Contiguous buffers in the order of the names, which alias the tensors where their
-            framework can. One may keep its neighbours alive, too.
-
-        Example:
-            >>> [list(b) for b in describe_tensors({"w": np.ones(2, np.int8)}).buffers(["w"])]
-            [[1, 1]]
-        """
-        tensors = map(self.tensors.__getitem__, names)
-        if len(set(self.frameworks.values())) == 1:
-            [framework, *_] = self.frameworks.values()
-            return iter(framework.to_buffers(tensors))
-        return self._mixed_buffers(tensors)
-
-    def _mixed_buffers(self, tensors: Iterable[Any]) -> Iterator[Buffer]:
-        frameworks = self.frameworks
-        for framework, neighbours in groupby(tensors, lambda tensor: frameworks[type(tensor)]):
-            yield from framework.to_buffers(neighbours)
+Describe = Callable[[Framework, dict[str, Any]], list[TensorSpec]]
 
 
-def describe_tensors(tensors: Mapping[str, Any]) -> DescribedTensors:
+def _describe_all(framework: Framework, group: dict[str, Any]) -> list[TensorSpec]:
+    return framework.describe_all(group.values())
+
+
+def describe_tensors(
+    tensors: Mapping[str, Any], describe: Describe = _describe_all
+) -> DescribedTensors:
     """Recognise tensors and describe them. Moves no data.
 
     Args:
         tensors: Tensors by name, of any installed framework, also mixed.
+        describe: Asks a framework for all of its tensors. What it refuses, `Framework.describe`
+            is asked for one by one, so that the error says which tensor it is.
 
     Returns:
         What is known of them, in the same order.
@@ -131,7 +116,7 @@ def describe_tensors(tensors: Mapping[str, Any]) -> DescribedTensors:
         specs: dict[str, TensorSpec] = {}
         groups = _grouped(tensors, frameworks)
         for framework, group in groups.items():
-            specs.update(zip(group, _described(framework, group), strict=True))
+            specs.update(zip(group, _described(framework, group, describe), strict=True))
         if len(groups) > 1:
             specs = {name: specs[name] for name in tensors}
     return DescribedTensors(tensors, specs, frameworks)
@@ -159,9 +144,9 @@ def _grouped(
     return groups
 
 
-def _described(framework: Framework, group: Mapping[str, Any]) -> list[TensorSpec]:
+def _described(framework: Framework, group: dict[str, Any], describe: Describe) -> list[TensorSpec]:
     try:
-        return framework.describe_all(group.values())
+        return describe(framework, group)
     except (InvalidInputError, UnsupportedDtypeError) as error:
         refused = error
     for name, tensor in group.items():

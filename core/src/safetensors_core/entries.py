@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice, pairwise
-from operator import index
+from itertools import groupby, islice, pairwise
+from operator import attrgetter, index
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from safetensors_core import collector
 from safetensors_core.description import DescribedTensors, describe_tensors
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError
-from safetensors_core.framework import TensorSpec
+from safetensors_core.framework import Framework
 from safetensors_core.header import TensorInfo
 from safetensors_core.layout import check_name
 from safetensors_core.sources.file import MAX_BUFFERS
+from safetensors_core.tensor_spec import PreparedTensors, TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,6 +29,8 @@ __all__ = [
     "describe_entries",
 ]
 
+_dimensions = attrgetter("ndim")
+
 _BATCH = 4 * 1024 * 1024  # bytes of small tensors that one system call writes
 
 
@@ -35,7 +38,7 @@ class Contents(Protocol):
     """Tensors to write, whose bytes are produced when they are asked for.
 
     Example:
-        >>> list(WholeTensors(describe_tensors({})).batches({}))
+        >>> list(describe_entries({}).batches({}))
         []
     """
 
@@ -72,20 +75,22 @@ class WholeTensors(NamedTuple):
 
     Attributes:
         described: The tensors, and what is known of them.
+        prepared: What each framework gives the bytes of its tensors with.
 
     Example:
-        >>> WholeTensors(describe_tensors({"w": np.zeros(3)})).specs["w"].nbytes
+        >>> describe_entries({"w": np.zeros(3)}).specs["w"].nbytes
         24
     """
 
     described: DescribedTensors
+    prepared: Mapping[Framework, PreparedTensors]
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
         """Dtype and shape of every tensor, by name.
 
         Example:
-            >>> list(WholeTensors(describe_tensors({"w": np.zeros(3)})).specs)
+            >>> list(describe_entries({"w": np.zeros(3)}).specs)
             ['w']
         """
         return self.described.specs
@@ -95,37 +100,48 @@ class WholeTensors(NamedTuple):
 
         Example:
             >>> infos = {"w": TensorInfo(Dtype.U8, (2,), (0, 2))}
-            >>> tensors = WholeTensors(describe_tensors({"w": np.array([97, 98], np.uint8)}))
+            >>> tensors = describe_entries({"w": np.array([97, 98], np.uint8)})
             >>> [bytes(view) for batch in tensors.batches(infos) for view in batch]
             [b'ab']
         """
         offsets = [info.data_offsets for info in infos.values()]
         names = [name for name, (begin, end) in zip(infos, offsets, strict=True) if begin < end]
         ends = [0, *[end for begin, end in offsets if begin < end]]
-        buffers = self.described.buffers(names)
+        buffers = self._buffers(names)
         first = 0
         while first < len(names):
             fitting = bisect_right(ends, ends[first] + _BATCH, first) - 1
             after = max(first + 1, min(fitting, first + MAX_BUFFERS))
             # Nothing in a batch can be garbage.
             with collector.paused():
-                batch = [memoryview(buffer) for buffer in islice(buffers, after - first)]
+                batch = _views(islice(buffers, after - first))
                 sizes = [end - begin for begin, end in pairwise(ends[first : after + 1])]
                 given = [view.nbytes for view in batch]
                 if given != sizes:
                     wrong = next(i for i, size in enumerate(sizes) if given[i : i + 1] != [size])
                     name = names[first + wrong]
                     raise _wrong_size(name, infos[name], sum(given[wrong : wrong + 1]))
-                # Where they are bytes already, a view of each view would take as long again.
-                batch = [
-                    view
-                    if view.format == "B" and view.ndim == 1 and view.contiguous
-                    else view.cast("B")
-                    for view in batch
-                ]
+                if set(map(_dimensions, batch)) != {1} or list(map(len, batch)) != sizes:
+                    batch = [view.cast("B") for view in batch]
             yield batch
             del batch
             first = after
+
+    def _buffers(self, names: list[str]) -> Iterator[Buffer]:
+        if len(self.prepared) == 1:
+            [prepared] = self.prepared.values()
+            return prepared.buffers(names)
+        return self._mixed_buffers(names)
+
+    def _mixed_buffers(self, names: list[str]) -> Iterator[Buffer]:
+        for framework, neighbours in groupby(names, self.described.framework):
+            yield from self.prepared[framework].buffers(neighbours)
+
+
+def _views(buffers: Iterable[Buffer]) -> list[memoryview]:
+    found: list[Any] = list(buffers)
+    # A view of each view would take as long again.
+    return found if set(map(type, found)) == {memoryview} else [memoryview(one) for one in found]
 
 
 class StreamedTensors(NamedTuple):
@@ -185,11 +201,13 @@ def describe_entries(tensors: Mapping[str, Any]) -> WholeTensors:
         >>> describe_entries({"w": np.zeros(3)}).specs["w"].nbytes
         24
     """
-    described = describe_tensors(tensors)
-    with collector.paused():
-        for framework, group in described.groups.items():
-            framework.check_saveable(group)
-    return WholeTensors(described)
+    prepared: dict[Framework, PreparedTensors] = {}
+
+    def prepare(framework: Framework, group: dict[str, Any]) -> list[TensorSpec]:
+        prepared[framework] = framework.prepare(group)
+        return prepared[framework].specs
+
+    return WholeTensors(describe_tensors(tensors, prepare), prepared)
 
 
 def collect_entries(

@@ -1,4 +1,4 @@
-"""`Framework`: what a plugin implements, and `TensorSpec`: how it describes a tensor."""
+"""`Framework`: what a plugin implements."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
-
 from safetensors_core import collector
 from safetensors_core.dtypes import Dtype
 from safetensors_core.errors import InvalidInputError, UnsupportedDtypeError
 from safetensors_core.header import TensorInfo
 from safetensors_core.selection import select
+from safetensors_core.tensor_spec import PreparedTensors, TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,35 +25,6 @@ API_VERSION = 1
 
 #: Oldest version of the plugin contract that this core still understands.
 OLDEST_API_VERSION = 1
-
-
-class TensorSpec(msgspec.Struct, frozen=True, gc=False):
-    """What will be written of a tensor, known before any of its data moves.
-
-    Attributes:
-        dtype: Element type in the file.
-        shape: Elements per dimension in the file, outermost first; empty for a scalar.
-
-    Example:
-        >>> TensorSpec(Dtype.BF16, (2, 3)).nbytes
-        12
-    """
-
-    dtype: Dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the data in bytes.
-
-        Example:
-            >>> TensorSpec(Dtype.F4, (4,)).nbytes
-            2
-        """
-        elements = 1
-        for dimension in self.shape:
-            elements *= dimension
-        return self.dtype.nbytes(elements)
 
 
 class Framework(ABC):
@@ -300,6 +270,28 @@ class Framework(ABC):
             refers to it.
         """
         return map(self.to_buffer, tensors)
+
+    def prepare(self, tensors: Mapping[str, Any]) -> PreparedTensors:
+        """All that a save asks before it writes: `describe_all` and `check_saveable`, by default.
+
+        Override it where `to_buffers` would ask tensors the same again.
+
+        Args:
+            tensors: All tensors of this framework in one save, by name. They stay as they are
+                until the save has ended.
+
+        Returns:
+            Dtypes and shapes, and a function that gives the bytes.
+
+        Raises:
+            UnsupportedDtypeError: As `describe_all`.
+            InvalidInputError: As `describe_all` and `check_saveable`.
+        """
+        specs = self.describe_all(tensors.values())
+        self.check_saveable(tensors)
+        return PreparedTensors(
+            specs, lambda names: self.to_buffers(map(tensors.__getitem__, names))
+        )
 
     def check_fillable(self, tensors: Mapping[str, Any]) -> None:
         """Refuse tensors whose content cannot be replaced, before anything is read for them.

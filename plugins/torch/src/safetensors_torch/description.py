@@ -10,7 +10,7 @@ from safetensors_core import Dtype, InvalidInputError, TensorSpec, UnsupportedDt
 from safetensors_torch.lending import PLAIN
 from safetensors_torch.memory import is_wrapper
 
-__all__ = ["DTYPES", "describe", "describe_all", "file_spec"]
+__all__ = ["DTYPES", "Specs", "describe", "describe_all", "file_spec"]
 
 #: Every dtype of the format that torch has.
 DTYPES: dict[Dtype, torch.dtype] = {
@@ -76,7 +76,7 @@ def describe_all(tensors: Sequence[torch.Tensor]) -> list[TensorSpec]:
         doubtful = tensors
     for tensor in doubtful:
         _check_saveable(tensor)
-    specs = _Specs()
+    specs = Specs()
     return [specs[tensor.dtype, tensor.shape] for tensor in tensors]
 
 
@@ -109,8 +109,13 @@ def file_spec(dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:
     return TensorSpec(code, shape)
 
 
-class _Specs(dict[tuple[torch.dtype, tuple[int, ...]], TensorSpec]):
-    """What a file says of tensors; each dtype and shape is looked at once."""
+class Specs(dict[tuple[torch.dtype, tuple[int, ...]], TensorSpec]):
+    """What a file says of tensors; each dtype and shape is looked at once.
+
+    Example:
+        >>> Specs()[torch.float32, torch.Size([2, 3])]
+        TensorSpec(dtype=<Dtype.F32: 'F32'>, shape=(2, 3))
+    """
 
     def __missing__(self, kind: tuple[torch.dtype, tuple[int, ...]]) -> TensorSpec:
         dtype, shape = kind

@@ -15,6 +15,7 @@ from safetensors_core import (
     ByteSource,
     Dtype,
     InvalidInputError,
+    PreparedTensors,
     TensorInfo,
     TensorSpec,
     UnsupportedDtypeError,
@@ -28,6 +29,7 @@ from safetensors_torch.filling import FillableTensors
 from safetensors_torch.indexing import apply_index
 from safetensors_torch.lending import lend
 from safetensors_torch.memory import is_wrapper
+from safetensors_torch.ordinary import prepare_ordinary
 from safetensors_torch.sharing import check_sharing
 from safetensors_torch.staging import staged_buffers
 from safetensors_torch.views import contiguous_strides
@@ -107,6 +109,10 @@ class TorchFramework(FillableTensors):
     def describe_all(self, tensors: Iterable[torch.Tensor]) -> list[TensorSpec]:
         """Dtypes and shapes of tensors; those of ordinary ones in a tenth of the time."""
         return describe_all(list(tensors))
+
+    def prepare(self, tensors: Mapping[str, torch.Tensor]) -> PreparedTensors:
+        """All that a save asks before it writes; in half of the time where all are ordinary."""
+        return prepare_ordinary(tensors) or super().prepare(tensors)
 
     def to_buffers(self, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
         """The bytes of tensors; aliases those that are contiguous on the CPU.

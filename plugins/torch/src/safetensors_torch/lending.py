@@ -8,12 +8,28 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["PLAIN", "lend"]
+__all__ = ["PLAIN", "all_memory", "lend"]
 
 #: Classes whose tensors are what they seem to be: no subclass has a say in what they hold.
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 _ALL_MEMORY = ctypes.c_char * sys.maxsize
+
+
+def all_memory(owner: object) -> memoryview:
+    """The memory of the process, of which parts can be lent. An address is an index into it.
+
+    Args:
+        owner: What lives as long as the last part that somebody holds.
+
+    Example:
+        >>> tensor = torch.tensor([7], dtype=torch.uint8)
+        >>> all_memory(tensor)[tensor.data_ptr()]
+        7
+    """
+    memory = _ALL_MEMORY.from_address(0)
+    memory.owner = owner  # type: ignore[attr-defined]
+    return memoryview(memory).cast("B")
 
 
 def lend(tensors: Sequence[torch.Tensor]) -> list[memoryview | None]:
@@ -46,11 +62,8 @@ def lend(tensors: Sequence[torch.Tensor]) -> list[memoryview | None]:
     ]
     if sys.byteorder == "big" or not any(begins):
         return [None] * len(tensors)
-    first = min(filter(None, begins))
-    memory = _ALL_MEMORY.from_address(first)
-    memory.owner = list(tensors)  # type: ignore[attr-defined]
-    view = memoryview(memory).cast("B")
+    memory = all_memory(list(tensors))
     return [
-        view[begin - first : begin - first + tensor.nbytes] if begin else None
+        memory[begin : begin + tensor.nbytes] if begin else None
         for begin, tensor in zip(begins, tensors, strict=True)
     ]

@@ -1,0 +1,136 @@
+"""Ordinary tensors are asked all at once; whatever is not ordinary takes the longer way."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+from safetensors_core import SharedMemoryError, UnsupportedDtypeError
+from safetensors_torch import framework, load, save
+from safetensors_torch.description import DTYPES
+from safetensors_torch.framework import TorchFramework
+from safetensors_torch.ordinary import prepare_ordinary
+
+
+def many() -> dict[str, torch.Tensor]:
+    """A tensor of each dtype, parameters, a scalar, and parts of one storage that lie apart."""
+    bits = torch.arange(48, dtype=torch.uint8)
+    tensors = {
+        str(dtype): bits.clone().view(dtype) for dtype in DTYPES.values() if dtype is not torch.bool
+    }
+    whole = torch.arange(12.0).reshape(3, 4)
+    return tensors | {
+        "bool": torch.tensor([True, False]),
+        "parameter": torch.nn.Parameter(torch.ones(3, 2)),
+        "scalar": torch.tensor(7.0),
+        "first": whole[0],
+        "rest": whole[1:],
+    }
+
+
+def test_what_is_ordinary_is_saved_as_it_is_the_longer_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = many()
+    assert prepare_ordinary(tensors) is not None
+    saved = save(tensors)
+    monkeypatch.setattr(framework, "prepare_ordinary", lambda _: None)
+    assert save(tensors) == saved
+
+
+def cut() -> torch.Tensor:
+    """A tensor whose storage is too short for it."""
+    tensor = torch.ones(8)[4:]
+    tensor.untyped_storage().resize_(20)
+    return tensor
+
+
+def freed() -> torch.Tensor:
+    """A tensor whose storage has nothing left."""
+    tensor = torch.ones(8)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+ODD: dict[str, Any] = {
+    "a matrix that is transposed": lambda: torch.ones(2, 3).T,
+    "every other element": lambda: torch.ones(4)[::2],
+    "an empty tensor": lambda: torch.ones(0, 3),
+    "complex numbers to be conjugated": lambda: torch.ones(2, dtype=torch.complex64).conj(),
+    "a number to be negated": lambda: torch.tensor([1 + 2j]).conj().imag,
+    "numbers to be negated": lambda: torch._neg_view(torch.ones(3)),
+    "zeros that are yet to be made": lambda: torch._efficientzerotensor((2, 2)),
+    "a tensor without data": lambda: torch.ones(3, device="meta"),
+    "a sparse tensor": lambda: torch.eye(3).to_sparse(),
+    "a sparse tensor by rows": lambda: torch.eye(3).to_sparse_csr(),
+    "a nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "a parameter without a shape": lambda: torch.nn.LazyLinear(3).weight,
+    "a subclass": lambda: torch.ones(3).as_subclass(type("Mine", (torch.Tensor,), {})),
+    "a storage that is too short": cut,
+    "a storage that was freed": freed,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", ODD)
+def test_one_that_is_not_ordinary_sends_all_the_longer_way(kind: str) -> None:
+    odd = ODD[kind]()
+    assert prepare_ordinary({"w": torch.ones(2), "odd": odd}) is None
+    assert prepare_ordinary({"odd": odd}) is None
+
+
+def test_tensors_inside_of_a_transformation_go_the_longer_way() -> None:
+    found: list[object] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        found.append(prepare_ordinary({"x": x}))
+        return x
+
+    torch.vmap(look)(torch.ones(3, 2))
+    assert found == [None]
+
+
+def test_tensors_that_overlap_are_refused_by_name() -> None:
+    whole = torch.ones(4)
+    tensors = {"whole": whole, "other": torch.ones(2), "part": whole[1:3]}
+    assert prepare_ordinary(tensors) is None
+    with pytest.raises(SharedMemoryError) as caught:
+        save(tensors)
+    assert caught.value.groups == [["whole", "part"]]
+
+
+def test_a_dtype_that_the_format_lacks_is_refused_by_name() -> None:
+    tensors = {"fine": torch.ones(2), "odd": torch.ones(2, dtype=torch.complex128)}
+    with pytest.raises(UnsupportedDtypeError, match="'odd'"):
+        save(tensors)
+
+
+def test_what_was_prepared_is_there_until_it_is_written() -> None:
+    tensor = torch.ones(1000)
+    gone = weakref.ref(tensor)
+    prepared = TorchFramework().prepare({"w": tensor})
+    tensor.data = torch.zeros(5)  # its memory is replaced
+    del tensor
+    gc.collect()
+    assert gone() is None
+    [buffer] = prepared.buffers(["w"])
+    assert bytes(buffer) == torch.ones(1000).numpy().tobytes()
+    del prepared
+    gc.collect()
+    assert bytes(buffer)[2:4] == b"\x80\x3f"
+
+
+def test_bytes_come_in_the_order_in_which_they_are_asked_for() -> None:
+    prepared = prepare_ordinary({name: torch.tensor([n]) for n, name in enumerate("abc")})
+    assert prepared is not None
+    assert [bytes(buffer)[0] for buffer in prepared.buffers(["c", "a"])] == [2, 0]
+    assert [spec.shape for spec in prepared.specs] == [(1,)] * 3
+
+
+def test_what_is_ordinary_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchFramework, "describe", None)  # nobody asks one by one
+    monkeypatch.setattr(framework, "check_sharing", None)
+    loaded = load(save(many()))
+    assert torch.equal(loaded["rest"], torch.arange(4.0, 12.0).reshape(2, 4))
