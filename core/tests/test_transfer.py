@@ -22,7 +22,7 @@ from safetensors_core import (
     save_stream,
 )
 from safetensors_core.sources import ByteSource, FileSource, MappedSource, MemorySource
-from safetensors_core.transfer import Pinned, Place, plan, ring, upload
+from safetensors_core.transfer import Accelerator, Pinned, Place, plan, ring, upload
 from safetensors_core.transfer.plan import plan_upload
 from safetensors_core.transfer.ring import Ring, ring_for
 
@@ -34,7 +34,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots and blocks of a few pages, so that small files need many."""
     monkeypatch.setattr(ring, "SLOT", 4 * PAGE)
     monkeypatch.setattr(plan, "SLOT", 4 * PAGE)
-    monkeypatch.setattr(plan, "BLOCK", 16 * PAGE)
+    monkeypatch.setattr(Accelerator, "block_size", 16 * PAGE)
     monkeypatch.setattr(ring, "_BUDGET", 16 * PAGE)
     monkeypatch.setattr(ring, "_rings", {})
     monkeypatch.setenv("SAFETENSORS_THREADS", "3")
@@ -116,22 +116,31 @@ def test_copies_are_asked_for_in_the_order_of_the_file(
 def test_tensors_begin_where_kernels_want_them(tmp_path: Path) -> None:
     write(tmp_path / "a", MIXED)
     _, infos = opened(tmp_path / "a")
-    made = plan_upload(infos, 1000)
+    made = plan_upload(infos, 1000, 16 * PAGE)
     assert {place.begin % 256 for place in made.places.values()} == {0}
     assert max(made.blocks) > 16 * PAGE  # one tensor that is larger
     assert sorted(made.blocks)[-2] <= 16 * PAGE
 
 
+def test_where_blocks_are_not_shared_each_tensor_has_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "a", MIXED)
+    _, infos = opened(tmp_path / "a")
+    made = plan_upload(infos, 1000, 0)
+    assert [place.begin for place in made.places.values()] == [0] * len(made.places)
+    sizes = [made.blocks[place.block] for place in made.places.values()]
+    assert sizes == [infos[name].nbytes for name in made.places]
+
+
 def test_what_lies_together_in_the_file_is_one_read_and_few_copies() -> None:
     infos = {str(i): TensorInfo(Dtype.U8, (256,), (256 * i, 256 * i + 256)) for i in range(64)}
-    made = plan_upload(infos, 5000)
+    made = plan_upload(infos, 5000, 16 * PAGE)
     assert [len(segments) for segments in made.segments] == [1]
     assert sum(len(chunk.reads) for chunk in made.chunks()) == 2
 
 
 def test_reads_lie_in_slots_as_in_the_pages_of_the_file() -> None:
     infos = {"a": TensorInfo(Dtype.U8, (50 * PAGE,), (0, 50 * PAGE))}
-    chunks = list(plan_upload(infos, 1000).chunks())
+    chunks = list(plan_upload(infos, 1000, 16 * PAGE).chunks())
     reads = [read for chunk in chunks for read in chunk.reads]
     assert {(read.offset - read.begin) % PAGE for read in reads} == {0}
     assert {read.offset % PAGE for read in reads[1:]} == {0}

@@ -21,7 +21,7 @@ from safetensors_core.sources import (
     Segment,
     local,
 )
-from safetensors_core.transfer import Pinned, direct, plan, ring, upload
+from safetensors_core.transfer import Accelerator, Pinned, direct, plan, ring, upload
 from safetensors_core.transfer.direct import DirectFile, open_direct
 
 PAGE = 4096
@@ -34,7 +34,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Slots and blocks of a few pages, and a system with 128 KiB to spare."""
     monkeypatch.setattr(ring, "SLOT", 4 * PAGE)
     monkeypatch.setattr(plan, "SLOT", 4 * PAGE)
-    monkeypatch.setattr(plan, "BLOCK", 64 * PAGE)
+    monkeypatch.setattr(Accelerator, "block_size", 64 * PAGE)
     monkeypatch.setattr(ring, "_BUDGET", 16 * PAGE)
     monkeypatch.setattr(ring, "_rings", {})
     monkeypatch.setenv("SAFETENSORS_THREADS", "3")

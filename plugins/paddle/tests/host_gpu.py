@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import paddle
 import pytest
 
-from safetensors_paddle import devices, dlpack, framework
+from safetensors_paddle import devices, framework
 
 __all__ = ["HostGpu"]
 
 
 class _Event:
-    """A copy, which has ended."""
+    """A copy, which ends when it is asked for the second time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
 
     def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        pass
+        self.asked += 1
+        return self.asked > 1
 
 
 class HostGpu:
@@ -28,17 +30,21 @@ class HostGpu:
     Attributes:
         calls: What was asked for, in order.
         pins: Whether memory can be pinned.
+        events: The copies, in order.
+        moves: Whether another thread changes the queue while a copy is sent.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         self.pins = True
-        self.stream_base = self
+        self.events: list[_Event] = []
+        self.moves = False
+        self._queue = 1
         self._empty, self._copy_to = paddle.empty, paddle.Tensor._copy_to
-        monkeypatch.setattr(dlpack, "_CUDA", 1)  # what DLPack calls the host
         monkeypatch.setattr(framework, "find_place", self._find_place)
         monkeypatch.setattr(paddle, "empty", self._noted_empty)
         monkeypatch.setattr(paddle.device, "current_stream", self._current_stream)
+        monkeypatch.setattr(paddle.device, "synchronize", self._synchronize)
 
         def copy_to(tensor: paddle.Tensor, place: Any, blocking: bool) -> paddle.Tensor:
             return self._noted_copy(tensor, place, blocking)
@@ -51,16 +57,26 @@ class HostGpu:
     def is_gpu_place(self) -> bool:
         return True
 
-    def record_event(self) -> _Event:
+    def gpu_device_id(self) -> int:
+        return 0
+
+    def _record_event(self) -> _Event:
         self.calls.append("event")
-        return _Event()
+        self._queue += self.moves
+        self.events.append(_Event())
+        return self.events[-1]
+
+    def _synchronize(self, device: str) -> None:
+        assert device == "gpu:0"
+        self.calls.append("synchronize")
 
     def _find_place(self, device: Any) -> Any:
         return self if device in ("gpu:0", self) else devices.find_place(device)
 
-    def _current_stream(self, device: str) -> HostGpu:
+    def _current_stream(self, device: str) -> SimpleNamespace:
         assert device == "gpu:0"
-        return self
+        base = SimpleNamespace(cuda_stream=self._queue, record_event=self._record_event)
+        return SimpleNamespace(stream_base=base)
 
     def _noted_empty(
         self, shape: Any, dtype: Any, device: Any, pin_memory: bool = False

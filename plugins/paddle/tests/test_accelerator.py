@@ -1,4 +1,4 @@
-"""Loading to GPUs: shared blocks that nobody notices, and few copies from pinned memory.
+"""Loading to GPUs by way of pinned memory, saving from them, and slices that are taken there.
 
 The first tests need no GPU: the host stands in for it. Those at the end need one.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ import safetensors_numpy
 import safetensors_paddle
 from plugins.paddle.tests.host_gpu import HostGpu
 from safetensors_core import Dtype, InvalidInputError, TensorInfo, safe_open
-from safetensors_core.transfer import ring
-from safetensors_paddle import dlpack, load_file, save, save_file
-from safetensors_paddle.accelerator import GpuAccelerator, pays_off, release_pinned_memory
-from safetensors_paddle.dlpack import DTYPES, tensors_in_block
+from safetensors_core.transfer import download, ring
+from safetensors_paddle import framework, load_file, save, save_file
+from safetensors_paddle.accelerator import GpuAccelerator, large_ones, release_pinned_memory
 from safetensors_paddle.framework import PaddleFramework
+from safetensors_paddle.host_memory import DTYPES
 
 needs_gpu = pytest.mark.skipif(
     not paddle.is_compiled_with_cuda() or not paddle.device.cuda.device_count(),
@@ -30,26 +32,27 @@ needs_gpu = pytest.mark.skipif(
 )
 
 
-def every_dtype() -> dict[str, paddle.Tensor]:
-    """A tensor of each dtype, of every length, scalars and empty ones."""
+def every_dtype(count: int = 24) -> dict[str, paddle.Tensor]:
+    """A tensor of each dtype, with so many bytes or more, a scalar and an empty one."""
     tensors: dict[str, paddle.Tensor] = {}
     for number, code in enumerate(DTYPES):
-        bits = (np.arange(24 * (number + 1) * 8) % 2).astype(np.uint8)
-        info = TensorInfo(code, (bits.size * 8 // code.bits,), (0, bits.size))
+        bits = (np.arange(count * (number + 1) * 8) % 2).astype(np.uint8)
+        info = TensorInfo(code, (bits.size * 8 // code.bits // 2, 2), (0, bits.size))
         tensors |= PaddleFramework().from_buffers(memoryview(bits.data), {str(code): info}, "cpu")
-    tensors["matrix"] = paddle.arange(35, dtype="float32").reshape([5, 7])
     tensors["scalar"] = paddle.to_tensor(7.0)
     tensors["empty"] = paddle.zeros([3, 0])
-    for number in range(40):  # enough for the pipeline
-        tensors[f"t{number}"] = paddle.full([number + 1], number, dtype="int16")
     return tensors
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A file of all of them."""
-    save_file(every_dtype(), tmp_path / "a.safetensors")
-    return tmp_path / "a.safetensors"
+LARGE = 1 << 17  # of which every tensor that has this count is a large one
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of large tensors, and of two small ones."""
+    path = tmp_path_factory.mktemp("large") / "a.safetensors"
+    save_file(every_dtype(LARGE), path, fsync=False)
+    return path
 
 
 @pytest.fixture
@@ -71,16 +74,31 @@ def test_every_tensor_arrives_bit_for_bit(
     for name, tensor in load_file(path).items():
         assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape)
         assert loaded[name].stop_gradient
+        assert loaded[name]._holder_size() == tensor._holder_size()
     blocks = [call for call in gpu.calls if call.startswith("block")]
-    assert len(blocks) == 1
-    assert gpu.calls.count("pin") == gpu.calls.count("event") == 1
-    assert gpu.calls[-1] == "copy 0"  # the empty one
+    assert len(blocks) == len(DTYPES)
+    assert gpu.calls.count("event") >= len(DTYPES)
+    # The two small ones go without the pipeline.
+    assert sorted(call for call in gpu.calls if call.startswith("copy")) == ["copy 0", "copy 1"]
 
 
-def test_a_few_small_tensors_come_without_the_pipeline(path: Path, gpu: HostGpu) -> None:
-    with safe_open(path, "paddle", "gpu:0") as file:
-        assert file.get_tensor("matrix").tolist() == every_dtype()["matrix"].tolist()
-    assert gpu.calls == ["copy 35"]
+def test_a_load_ends_when_its_last_copy_has(path: Path, gpu: HostGpu) -> None:
+    load_file(path, "gpu:0")
+    assert gpu.events[-1].asked == 2
+
+
+def test_small_tensors_come_without_the_pipeline(tmp_path: Path, gpu: HostGpu) -> None:
+    tensors = every_dtype()
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert save(load_file(tmp_path / "a.safetensors", "gpu:0")) == save(tensors)
+    assert len(gpu.calls) == len(tensors)
+    assert {call.split()[0] for call in gpu.calls} == {"copy"}
+
+
+def test_nothing_is_loaded_of_nothing(tmp_path: Path, gpu: HostGpu) -> None:
+    save_file({}, tmp_path / "a.safetensors")
+    assert load_file(tmp_path / "a.safetensors", "gpu:0") == {}
+    assert gpu.calls == []
 
 
 def test_tensors_larger_than_a_slot_come_in_pieces(tmp_path: Path, gpu: HostGpu) -> None:
@@ -92,117 +110,104 @@ def test_tensors_larger_than_a_slot_come_in_pieces(tmp_path: Path, gpu: HostGpu)
     assert gpu.calls.count("event") == 3
 
 
+def test_a_copy_that_another_thread_may_have_sent_elsewhere_is_waited_for(
+    path: Path, gpu: HostGpu
+) -> None:
+    load_file(path, "gpu:0")
+    assert "synchronize" not in gpu.calls
+    gpu.calls.clear()
+    gpu.moves = True
+    load_file(path, "gpu:0")
+    assert gpu.calls.count("synchronize") == gpu.calls.count("event") > 0
+
+
 def test_pinned_memory_begins_at_a_page_and_is_released_on_request(
     path: Path, gpu: HostGpu
 ) -> None:
     pinned = GpuAccelerator(gpu).pin(8192)
     assert ctypes.addressof(ctypes.c_char.from_buffer(pinned.view)) % 4096 == 0
     assert len(pinned.view) == 8192
-    gpu.calls.clear()
-    for _ in range(2):
-        load_file(path, "gpu:0")
-    assert gpu.calls.count("pin") == 1
-    safetensors_paddle.release_pinned_memory()
-    load_file(path, "gpu:0")
-    assert gpu.calls.count("pin") == 2
+    with safe_open(path, "paddle", "gpu:0") as file:
+        for _ in range(2):
+            file.get_tensors(["I64"])
+        held = ring._rings["paddle gpu"]._pinned
+        assert gpu.calls.count("pin") == held + 1
+        safetensors_paddle.release_pinned_memory()
+        assert ring._rings["paddle gpu"]._pinned == 0
+        file.get_tensors(["I64"])
+    assert gpu.calls.count("pin") > held + 1
 
 
-def test_a_change_of_one_tensor_is_none_of_its_neighbours(path: Path, gpu: HostGpu) -> None:
-    assert gpu.is_gpu_place()
+@pytest.mark.usefixtures("gpu")
+def test_a_change_of_one_tensor_is_none_of_another(path: Path) -> None:
     loaded = load_file(path, "gpu:0")
-    matrix, neighbour = loaded["matrix"], loaded["t3"]
-    before = neighbour.tolist()
-    matrix.stop_gradient = False
-    loss = (matrix * matrix).sum()
-    neighbour.fill_(9)
+    trained, others = loaded.pop("F32"), save({"F64": loaded["F64"], "I32": loaded["I32"]})
+    trained.stop_gradient = False
+    loss = (trained * trained).sum()
+    loaded["I64"].fill_(9)
     loss.backward()
-    assert matrix.grad.tolist() == (every_dtype()["matrix"] * 2).tolist()
-    matrix.detach().cast_("float64")  # needs more memory than it had
-    assert neighbour.tolist() == [9] * len(before)
+    assert np.array_equal(trained.grad.numpy(), 2 * trained.numpy())
+    trained.detach().cast_("float64")  # needs more memory than it had
+    assert save({"F64": loaded["F64"], "I32": loaded["I32"]}) == others
 
 
-def test_a_block_lives_as_long_as_the_last_tensor_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dlpack, "_CUDA", 1)
-    ended = []
-
-    class Block:
-        """Counts its end."""
-
-        def __init__(self) -> None:
-            self.memory = paddle.zeros([512], dtype="uint8")
-            self.size, self.place = 512, self.memory.place
-
-        def data_ptr(self) -> int:
-            address: int = self.memory.data_ptr()
-            return address
-
-        def __del__(self) -> None:
-            ended.append(True)
-
-    infos = {
-        "a": TensorInfo(Dtype.F32, (2,), (0, 8)),
-        "b": TensorInfo(Dtype.BF16, (4,), (256, 264)),
-    }
-    tensors = tensors_in_block(Block(), infos)
-    del tensors["a"]
-    gc.collect()
-    assert not ended
-    assert tensors["b"].astype("float32").tolist() == [0, 0, 0, 0]
-    tensors.clear()
-    gc.collect()
-    assert ended
-
-
-def test_what_is_exported_says_that_it_lies_on_a_gpu() -> None:
-    array = np.zeros(3, np.float32)
-    capsule = dlpack._exported_on_gpu(5, array)
-    managed = dlpack._Managed.from_address(dlpack._content(capsule, b"dltensor"))
-    assert (managed.data, managed.device_type, managed.device_id) == (array.ctypes.data, 2, 5)
-
-
-def test_a_shape_that_paddle_lacks_is_refused(tmp_path: Path, gpu: HostGpu) -> None:
-    assert gpu.pins
-    arrays = {"w": np.zeros((1,) * 12, np.float32)} | {
-        f"t{number}": np.zeros(1, np.int8) for number in range(40)
+@pytest.mark.usefixtures("gpu")
+def test_a_shape_that_paddle_lacks_is_refused(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "w": np.zeros((1 << 18, *[1] * 11), np.float32),
+        "v": np.zeros(1 << 22, np.int8),
     }
     safetensors_numpy.save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(InvalidInputError, match=r"'w'.*more than 9 dimensions"):
         load_file(tmp_path / "a.safetensors", "gpu:0")
 
 
-def test_a_file_that_became_shorter_is_an_error(path: Path, gpu: HostGpu) -> None:
-    assert gpu.pins
-    with safe_open(path, "paddle", "gpu:0", backend="pread") as file:
-        with path.open("r+b") as shortened:
-            shortened.truncate(path.stat().st_size // 2)
+@pytest.mark.usefixtures("gpu")
+def test_a_file_that_became_shorter_is_an_error(path: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "a.safetensors"
+    cut.write_bytes(path.read_bytes())
+    with safe_open(cut, "paddle", "gpu:0", backend="pread") as file:
+        os.truncate(cut, path.stat().st_size // 2)
         with pytest.raises(OSError, match="ended"):
             file.get_tensors()
 
 
-def test_only_gpus_that_dlpack_reaches_have_the_pipeline(
-    gpu: HostGpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    infos = {str(n): TensorInfo(Dtype.U8, (1,), (n, n + 1)) for n in range(40)}
-    assert pays_off(gpu, infos)
-    assert not pays_off(gpu, {"0": infos["0"]})
-    assert not pays_off(paddle.CPUPlace(), infos)
-    with monkeypatch.context() as patched:
-        patched.setattr(paddle, "is_compiled_with_rocm", lambda: True)
-        assert not pays_off(gpu, infos)
+def test_only_gpus_whose_tensors_have_views_have_the_pipeline(gpu: HostGpu) -> None:
+    mib = 1 << 20
+    infos = {
+        name: TensorInfo(Dtype.U8, (size,), (0, size))
+        for name, size in {"large": 4 * mib, "small": mib - 1}.items()
+    }
+    assert list(large_ones(gpu, infos)) == ["large"]
+    assert not large_ones(gpu, {"small": infos["small"]})
+    assert not large_ones(paddle.CPUPlace(), infos)
     paddle.set_flags({"FLAGS_use_stride_kernel": False})
     try:
-        assert not pays_off(gpu, infos)
+        assert not large_ones(gpu, infos)
     finally:
         paddle.set_flags({"FLAGS_use_stride_kernel": True})
 
 
-def test_what_is_saved_from_a_device_is_what_is_saved_from_the_host(
+def test_tensors_of_a_device_come_to_the_host_ahead_of_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = every_dtype() | {"columns": paddle.arange(12).reshape([3, 4])[:, ::2]}
     expected = save(tensors)
+    groups: list[int] = []
+
+    def noted(taken: Iterable[Any], to_host: Callable[[Any], Any]) -> Iterator[memoryview]:
+        def copy(group: list[Any]) -> Any:
+            groups.append(len(group))
+            return to_host(group)
+
+        return download(taken, copy)
+
+    monkeypatch.setattr(framework, "download", noted)
+    save_file(tensors, tmp_path / "host.safetensors")
+    assert groups == []  # nothing is on a device
     monkeypatch.setattr(PaddleFramework, "devices", lambda _: ("cpu", "gpu:0"))
     assert save(tensors) == expected
+    assert groups == [len(tensors) - 1]  # but the empty one
     save_file(tensors, tmp_path / "a.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == expected
 

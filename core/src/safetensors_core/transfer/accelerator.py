@@ -43,13 +43,15 @@ class Pinned(NamedTuple):
 
 
 class Accelerator(ABC):
-    """One device for the time of one load, with a queue of copies of its own.
+    """One device for the time of one load.
 
     All methods are called from the thread that loads. Copies begin after what the program had
     asked the device to do before, because that may still use the memory of a new block.
 
     Attributes:
         kind: Devices of one kind can use the same pinned memory: ``"cuda"``.
+        block_size: Bytes of a block of several tensors, at most. A larger tensor has a block of
+            its own; with 0, each tensor has.
 
     Example:
         >>> from safetensors_core.transfer.host import HostAccelerator
@@ -58,6 +60,7 @@ class Accelerator(ABC):
     """
 
     kind: ClassVar[str]
+    block_size: ClassVar[int] = 256 * 1024 * 1024
 
     @abstractmethod
     def pin(self, nbytes: int) -> Pinned:
@@ -99,4 +102,4 @@ class Accelerator(ABC):
 
     @abstractmethod
     def join(self) -> None:
-        """Let what the program does next on the device wait for the copies; not the program."""
+        """Let what the program does next on the device wait for the copies; if it must, wait."""

@@ -9,14 +9,11 @@ from safetensors_core.header import TensorInfo
 from safetensors_core.sources import Segment
 from safetensors_core.transfer.ring import SLOT
 
-__all__ = ["ALIGNMENT", "BLOCK", "PAGE", "Chunk", "Place", "Plan", "plan_upload"]
+__all__ = ["ALIGNMENT", "PAGE", "Chunk", "Place", "Plan", "plan_upload"]
 
 #: Bytes of which a tensor's address on the device is a multiple: what cuBLAS wants for its fastest
 #: kernels, and what a tensor with memory of its own would have.
 ALIGNMENT = 256
-
-#: Bytes of a block of several tensors, at most. It is released with the last of its tensors.
-BLOCK = 256 * 1024 * 1024
 
 #: Bytes of a page: direct reads want file and memory at the same place in one.
 PAGE = 4096
@@ -71,7 +68,7 @@ class Plan(NamedTuple):
         segments: For each block, what of the file goes where in it.
 
     Example:
-        >>> plan_upload({}, 8).blocks
+        >>> plan_upload({}, 8, 512).blocks
         []
     """
 
@@ -87,27 +84,29 @@ class Plan(NamedTuple):
             and lie in the slot as they lie in the file's pages.
 
         Example:
-            >>> list(plan_upload({}, 8).chunks())
+            >>> list(plan_upload({}, 8, 512).chunks())
             []
         """
         for number, segments in enumerate(self.segments):
             yield from _chunks(number, segments)
 
 
-def plan_upload(infos: Mapping[str, TensorInfo], data_start: int) -> Plan:
+def plan_upload(infos: Mapping[str, TensorInfo], data_start: int, block_size: int) -> Plan:
     """Lay tensors out in blocks, in the order of the file and with its gaps left out.
 
     Args:
         infos: The tensors, with the offsets of the header.
         data_start: Where the data begins in the file.
+        block_size: Bytes of a block of several tensors, at most. A tensor that is larger has a
+            block of its own.
 
     Returns:
-        The plan. A tensor larger than a block has a block of its own.
+        The plan.
 
     Example:
         >>> from safetensors_core import Dtype
         >>> a, b = TensorInfo(Dtype.U8, (3,), (0, 3)), TensorInfo(Dtype.U8, (5,), (3, 8))
-        >>> plan = plan_upload({"a": a, "b": b}, 100)
+        >>> plan = plan_upload({"a": a, "b": b}, 100, block_size=512)
         >>> plan.blocks, plan.places["b"]
         ([261], Place(block=0, begin=256, end=261))
         >>> [(chunk.begin, chunk.end, len(chunk.reads)) for chunk in plan.chunks()]
@@ -123,7 +122,7 @@ def plan_upload(infos: Mapping[str, TensorInfo], data_start: int) -> Plan:
         if begin == end:
             continue
         position = -(-filled // ALIGNMENT) * ALIGNMENT
-        if not blocks or position + end - begin > BLOCK:
+        if not blocks or position + end - begin > block_size:
             if blocks:
                 blocks[-1] = filled
                 segments[-1].append(Segment(data_start + offset, first, filled))

@@ -73,7 +73,7 @@ def upload(
     """
     source = positional(source)
     ring = ring_for(accelerator)
-    plan = plan_upload(infos, source.header.data_start)
+    plan = plan_upload(infos, source.header.data_start, accelerator.block_size)
     blocks = [accelerator.new_block(nbytes) for nbytes in plan.blocks]
     try:
         _fill(blocks, plan, source, accelerator, ring)

@@ -1,45 +1,52 @@
-"""`GpuAccelerator`: a GPU as core's pipeline sees it, and tensors in the blocks that it fills."""
+"""`GpuAccelerator`: a GPU as core's pipeline sees it, and the tensors that it brings there."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import paddle
 
-from safetensors_core import ByteSource, Dtype, TensorInfo, collector, transfer
+from safetensors_core import ByteSource, Dtype, InvalidInputError, TensorInfo, transfer
 from safetensors_core.sources import allocate
-from safetensors_core.transfer import Accelerator, Pinned, Place, Ticket
-from safetensors_paddle.dlpack import from_carrier, has_views, tensors_in_block, tensors_over
+from safetensors_core.transfer import Accelerator, Pinned, Ticket
+from safetensors_paddle.host_memory import DTYPES, from_carrier, has_views
 
-__all__ = ["GpuAccelerator", "load_to_gpu", "pays_off", "release_pinned_memory"]
+__all__ = ["GpuAccelerator", "large_ones", "load_to_gpu", "release_pinned_memory"]
 
 _PAGE = 4096  # of which the address of pinned memory is to be a multiple
 
+# Each tensor takes a copy of its own: smaller ones come sooner many at a time.
+_LARGE = 1024 * 1024
 
-def pays_off(place: Any, infos: Mapping[str, TensorInfo]) -> bool:
-    """Whether tensors come to a device faster by the pipeline than window by window.
+_PAUSE = 0.0001  # seconds between two looks at a copy: in 16 MiB there are at least three
+
+
+def large_ones(place: Any, infos: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Those tensors that come to a device faster by the pipeline than with others in a window.
 
     Args:
         place: Where they shall live.
         infos: The tensors.
 
     Example:
-        >>> pays_off(paddle.CPUPlace(), {})
-        False
+        >>> large_ones(paddle.CPUPlace(), {})
+        {}
     """
-    # DLPack has another number for the GPUs of ROCm, which Paddle does not import.
-    on_cuda = place.is_gpu_place() and not paddle.is_compiled_with_rocm()
-    return on_cuda and has_views() and transfer.pays_off(infos)
+    if not place.is_gpu_place() or not has_views() or not transfer.pays_off(infos):
+        return {}
+    return {name: info for name, info in infos.items() if info.nbytes >= _LARGE}
 
 
 def release_pinned_memory() -> None:
     """Let go of the pinned host memory that loading to a GPU keeps for the next load.
 
     Up to 256 MiB, or what the environment variable SAFETENSORS_PINNED_MEMORY says. What a load in
-    another thread uses at the moment stays.
+    another thread uses at the moment stays. Paddle takes it back, and may keep it pinned for what
+    it pins next.
 
     Example:
         >>> release_pinned_memory()
@@ -56,8 +63,7 @@ def load_to_gpu(source: ByteSource, infos: Mapping[str, TensorInfo], place: Any)
         place: The GPU.
 
     Returns:
-        Tensors by name, in the order of `infos`. They share blocks of up to 256 MiB; to Paddle
-        they are no views.
+        Tensors by name, each in memory of its own.
 
     Raises:
         InvalidInputError: Paddle has no tensor of that shape.
@@ -70,32 +76,26 @@ def load_to_gpu(source: ByteSource, infos: Mapping[str, TensorInfo], place: Any)
         >>> load_to_gpu(source, {}, paddle.CPUPlace())  # nothing, so that any place will do
         {}
     """
+    for name, info in infos.items():
+        if len(info.shape) > 9:
+            raise InvalidInputError(
+                f"tensor {name!r}: Paddle has no tensor of shape {list(info.shape)}: it has more "
+                "than 9 dimensions"
+            )
     blocks, places = transfer.upload(source, infos, GpuAccelerator(place))
-    with collector.paused():
-        return _in_blocks(blocks, places, infos, place)
-
-
-def _in_blocks(
-    blocks: Sequence[Any], places: Mapping[str, Place], infos: Mapping[str, TensorInfo], place: Any
-) -> dict[str, Any]:
-    placed: list[dict[str, TensorInfo]] = [{} for _ in blocks]
-    for name, (number, begin, end) in places.items():
+    tensors = {}
+    for name, (number, _, _) in places.items():
         info = infos[name]
-        placed[number][name] = TensorInfo(info.dtype, info.shape, (begin, end))
-    tensors: dict[str, Any] = dict.fromkeys(infos)
-    for block, group in zip(blocks, placed, strict=True):
-        tensors.update(tensors_in_block(block, group))
-    empty = {name: info for name, info in infos.items() if name not in places}
-    for name, tensor in tensors_over(memoryview(b""), empty).items():
-        tensors[name] = tensor._copy_to(place, True)
+        tensors[name] = paddle.view(paddle.view(blocks[number], DTYPES[info.dtype]), info.shape)
     return tensors
 
 
 class GpuAccelerator(Accelerator):
     """A GPU for the time of one load. Copies are part of what the program asks it to do.
 
-    Paddle gives all threads one queue for a GPU. What runs there after the load waits for the
-    copies, and these wait for what the program had asked for before.
+    Paddle gives all threads one queue for a GPU; copies wait there for what the program had asked
+    for before. Each tensor has a block of its own: views of one would share their count of
+    changes, and what lies over borrowed memory shares a lock.
 
     Args:
         place: The GPU.
@@ -106,9 +106,11 @@ class GpuAccelerator(Accelerator):
     """
 
     kind: ClassVar[str] = "paddle gpu"  # pinned by Paddle, and released by it
+    block_size: ClassVar[int] = 0
 
     def __init__(self, place: Any) -> None:
         self._place = place
+        self._last: Ticket | None = None
 
     def pin(self, nbytes: int) -> Pinned:
         """Pinned memory of Paddle, which all GPUs can copy from."""
@@ -131,12 +133,38 @@ class GpuAccelerator(Accelerator):
     def upload(self, pinned: Pinned, begin: int, end: int, block: Any, at: int) -> Ticket:
         """Copy behind what the GPU has been asked to do."""
         source = from_carrier(np.frombuffer(pinned.view[begin:end], np.uint8), Dtype.U8)
-        part = TensorInfo(Dtype.U8, (end - begin,), (at, at + end - begin))
-        tensors_in_block(block, {"": part})[""].copy_(source, False)
-        # Not by the queue's own method: it makes an event of the program's device, not of this.
-        queue = paddle.device.current_stream(f"gpu:{block.place.gpu_device_id()}")
-        event: Ticket = queue.stream_base.record_event()
-        return event
+        queue = self._queue()
+        block[at : at + end - begin].copy_(source, False)
+        # The copy has made this GPU the one of the thread, and an event is made for that one.
+        event = self._queue().record_event()
+        if self._queue().cuda_stream != queue.cuda_stream:
+            # Another thread has changed the queue: who knows which one took the copy.
+            paddle.device.synchronize(self._name())
+        self._last = _Copy(event)
+        return self._last
 
     def join(self) -> None:
-        """Nothing: what the program asks for next stands in the same queue."""
+        """Wait for the last copy: what copies back to the host need not wait for this queue."""
+        if self._last is not None:
+            self._last.synchronize()
+
+    def _name(self) -> str:
+        return f"gpu:{self._place.gpu_device_id()}"
+
+    def _queue(self) -> Any:
+        return paddle.device.current_stream(self._name()).stream_base
+
+
+class _Copy:
+    """A copy that is under way."""
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    def query(self) -> bool:
+        return bool(self._event.query())
+
+    def synchronize(self) -> None:
+        # Paddle's own way to wait lets no other thread of Python run.
+        while not self._event.query():
+            time.sleep(_PAUSE)

@@ -25,9 +25,9 @@ from safetensors_core.transfer import download, indexes_there, neighbours, read_
 from safetensors_numpy.framework import NumpyFramework
 from safetensors_numpy.host import HostFramework
 from safetensors_numpy.overlaps import check_overlaps
-from safetensors_paddle.accelerator import load_to_gpu, pays_off
+from safetensors_paddle.accelerator import large_ones, load_to_gpu
 from safetensors_paddle.devices import find_place
-from safetensors_paddle.dlpack import DTYPES, from_carrier, has_views, tensors_over
+from safetensors_paddle.host_memory import DTYPES, from_carrier, has_views, tensors_over
 
 __all__ = ["PaddleFramework"]
 
@@ -120,8 +120,9 @@ class PaddleFramework(HostFramework):
         if not place.is_cpu_place() and has_views() and indexes_there(index, info.shape):
             # Where the device has no kernel or no room for it, the host has.
             with contextlib.suppress(MemoryError, RuntimeError):
-                return _sliced(self.from_buffers(buffer, {"": info}, place)[""], index)
-        return super().index(buffer, info, index, place)
+                whole = tensors_over(buffer, {"": info})[""]._copy_to(place, True)
+                return _sliced(whole, index)
+        return self.from_array(_NUMPY.index(buffer, info, index, None), place)
 
     def to_array(self, tensor: Any) -> Array:
         """A tensor as an array over its memory, of NumPy's or `ml_dtypes`' type."""
@@ -146,18 +147,16 @@ class PaddleFramework(HostFramework):
     def load(
         self, source: ByteSource, infos: Mapping[str, TensorInfo], device: Any
     ) -> dict[str, Any]:
-        """Tensors from a source; some are copied to a device while the next ones are read.
-
-        On a GPU they share blocks of up to 256 MiB, and to Paddle each has memory of its own.
-        """
+        """Tensors from a source; some are copied to a device while the next ones are read."""
         place = find_place(device)
         if place.is_cpu_place():
             return super().load(source, infos, place)
         self.check_dtypes(infos)
-        if pays_off(place, infos):
-            return load_to_gpu(source, infos, place)
-        loaded: dict[str, Any] = {}
-        for buffer, placed in read_windows(source, infos):
+        loaded: dict[str, Any] = dict.fromkeys(infos)
+        large = large_ones(place, infos)
+        loaded.update(load_to_gpu(source, large, place) if large else {})
+        others = {name: info for name, info in infos.items() if name not in large}
+        for buffer, placed in read_windows(source, others):
             loaded.update(self.from_buffers(buffer, placed, place))
         return loaded
 
