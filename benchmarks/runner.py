@@ -73,6 +73,7 @@ class Outcome:
         missing: Why a side took no part, by name.
         failed: Why the samples of a side are worth nothing, by name.
         cached: Part of the file in the page cache before each sample.
+        scale: How much of the checkpoint was used.
     """
 
     case: Case
@@ -81,6 +82,7 @@ class Outcome:
     missing: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     cached: list[float] = field(default_factory=list)
+    scale: float = 1
 
     @property
     def best_peer(self) -> str | None:
@@ -97,9 +99,12 @@ class Outcome:
         return ratio(self.case.work.metric, self.series[best].median, ours)
 
     def met(self, target: Target) -> bool | None:
-        """Whether a target is reached; None where the side that it is about took no part."""
+        """Whether a target is reached; None where the side that it is about took no part.
+
+        None also with a part of the checkpoint, about which no target says anything.
+        """
         other = {"peer": self.best_peer, "ours": "ours"}.get(target.kind, target.side)
-        if other not in self.series:
+        if other not in self.series or self.scale < 1:
             return None
         return target.met(self.series["ours"].median, self.series[other].median)
 
@@ -152,7 +157,7 @@ def run_case(case: Case, folder: str, *, scale: float, repeat: int) -> Outcome:
     Raises:
         BenchmarkError: A sample of ours or of a limit failed, or two samples of ours differ.
     """
-    outcome = Outcome(case)
+    outcome = Outcome(case, scale=scale)
     sides: list[Side] = []
     for side in case.sides:
         outcome.roles[side.name] = side.role

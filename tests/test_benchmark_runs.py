@@ -159,6 +159,13 @@ def test_a_target_is_met_missed_or_not_measured(
     assert outcome(HEADER, ours=ours, peer=6, write=1).met(target) is met
 
 
+def test_a_part_of_a_checkpoint_says_nothing_about_a_target() -> None:
+    found = outcome(HEADER, ours=1, peer=6)
+    assert found.met(Target("peer", 3)) is True
+    found.scale = 0.01
+    assert found.met(Target("peer", 3)) is None
+
+
 def test_a_comparison_marks_what_lies_beyond_the_spread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
