@@ -13,6 +13,7 @@ from core.tests.raw import RawFramework, RawTensor, file_bytes
 from safetensors_core import (
     Dtype,
     InvalidInputError,
+    PluginError,
     PreparedTensors,
     TensorSpec,
     UnsupportedDtypeError,
@@ -24,6 +25,8 @@ from safetensors_core import (
     save_stream,
 )
 from safetensors_core.checkpoint.saving import save_checkpoint
+from safetensors_core.entries import describe_entries
+from safetensors_core.prepared_file import prepare_file
 
 
 class OtherTensor(RawTensor):
@@ -122,6 +125,7 @@ def test_buffers_that_do_not_fit_the_description_are_refused(
     [
         ("F32", (), ("f", ())),
         ("F32", (2, 3), ("f", (2, 3))),
+        ("F32", (6,), ("f", (6,))),
         ("U8", (4, 1), ("B", (4, 1))),
         ("I8", (4,), ("b", (4,))),
         ("BOOL", (), ("?", ())),
@@ -138,9 +142,14 @@ def test_buffers_of_any_form_are_written_as_bytes(
     data = bytes(range(2, 2 + TensorSpec(Dtype(code), shape).nbytes))
     tensors = {name: RawTensor(Dtype(code), shape, data) for name in "ab"}
     register_framework(Formed())
-    save_file(tensors, tmp_path / "m", fsync=False)
+    reports: list[tuple[int, int]] = []
+    save_file(tensors, tmp_path / "m", fsync=False, progress=lambda *done: reports.append(done))
     assert save(tensors) == (tmp_path / "m").read_bytes()
     assert (tmp_path / "m").read_bytes().endswith(data + data)
+    assert reports[-1] == ((tmp_path / "m").stat().st_size,) * 2  # each byte was counted
+    contents = describe_entries(tensors)
+    [batch] = contents.batches(prepare_file(contents, None, 8).infos)
+    assert {(view.ndim, view.itemsize, len(view)) for view in batch} == {(1, 1, len(data))}
 
 
 def test_a_framework_may_answer_all_that_a_save_asks_at_once(tmp_path: Path) -> None:
@@ -159,6 +168,29 @@ def test_a_framework_may_answer_all_that_a_save_asks_at_once(tmp_path: Path) -> 
     save_file({"b": u8(b"12"), "a": u8(b"3"), "none": u8(b"")}, tmp_path / "m", fsync=False)
     assert asked == [["b", "a", "none"]]
     assert (tmp_path / "m").read_bytes().endswith(b"312")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_plugin_that_describes_another_number_of_tensors_is_named(count: int) -> None:
+    class Wrong(RawFramework):
+        def describe_all(self, tensors: Iterable[RawTensor]) -> list[TensorSpec]:
+            return [TensorSpec(Dtype.U8, (1,))] * count
+
+    register_framework(Wrong())
+    with pytest.raises(PluginError, match=rf"plugin of 'raw' .* describes {count} .* given 2"):
+        save({"a": u8(b"1"), "b": u8(b"2")})
+
+
+def test_a_plugin_that_gives_too_many_buffers_is_named(tmp_path: Path) -> None:
+    class Wrong(RawFramework):
+        def to_buffers(self, tensors: Iterable[Any]) -> Iterator[bytes]:
+            yield from (tensor.data for tensor in tensors)
+            yield b"more"
+
+    register_framework(Wrong())
+    with pytest.raises(PluginError, match=r"plugin of raw .* more buffers"):
+        save_file({"a": u8(b"1")}, tmp_path / "m", fsync=False)
+    assert not os.listdir(tmp_path)
 
 
 def test_what_a_framework_refuses_at_once_is_refused_by_name() -> None:

@@ -10,6 +10,8 @@ from safetensors_core import collector
 from safetensors_core.errors import (
     FrameworkNotFoundError,
     InvalidInputError,
+    PluginError,
+    SharedMemoryError,
     UnsupportedDtypeError,
 )
 from safetensors_core.framework import Framework, TensorSpec
@@ -146,7 +148,15 @@ def _grouped(
 
 def _described(framework: Framework, group: dict[str, Any], describe: Describe) -> list[TensorSpec]:
     try:
-        return describe(framework, group)
+        specs = describe(framework, group)
+        if len(specs) != len(group):
+            raise PluginError(
+                f"the plugin of {framework.name!r} is wrong: it describes {len(specs)} tensors "
+                f"where it was given {len(group)}"
+            )
+        return specs
+    except SharedMemoryError:  # says which tensors they are
+        raise
     except (InvalidInputError, UnsupportedDtypeError) as error:
         refused = error
     for name, tensor in group.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from safetensors_core import collector
 from safetensors_core.description import DescribedTensors, describe_tensors
 from safetensors_core.dtypes import Dtype
-from safetensors_core.errors import InvalidInputError
+from safetensors_core.errors import InvalidInputError, PluginError
 from safetensors_core.framework import Framework
 from safetensors_core.header import TensorInfo
 from safetensors_core.layout import check_name
@@ -126,6 +126,11 @@ class WholeTensors(NamedTuple):
             yield batch
             del batch
             first = after
+        if next(buffers, None) is not None:
+            frameworks = ", ".join(sorted(framework.name for framework in self.prepared))
+            raise PluginError(
+                f"the plugin of {frameworks} is wrong: it gives more buffers than it was asked for"
+            )
 
     def _buffers(self, names: list[str]) -> Iterator[Buffer]:
         if len(self.prepared) == 1:

@@ -274,7 +274,8 @@ class Framework(ABC):
     def prepare(self, tensors: Mapping[str, Any]) -> PreparedTensors:
         """All that a save asks before it writes: `describe_all` and `check_saveable`, by default.
 
-        Override it where `to_buffers` would ask tensors the same again.
+        Override it where `to_buffers` would ask tensors the same again, and refuse then what
+        these two refuse.
 
         Args:
             tensors: All tensors of this framework in one save, by name. They stay as they are

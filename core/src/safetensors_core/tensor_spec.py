@@ -49,8 +49,8 @@ class PreparedTensors(NamedTuple):
 
     Attributes:
         specs: Dtype and shape of each, in the order in which they were given.
-        buffers: Gives the bytes of those that are asked for by name, one after the other, as
-            `Framework.to_buffers` does.
+        buffers: Given names, in any order and never of empty tensors, gives their bytes in that
+            order, one after the other, as `Framework.to_buffers` does.
 
     Example:
         >>> prepared = get_framework("numpy").prepare({"w": np.ones(2, np.int8)})

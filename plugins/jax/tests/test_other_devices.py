@@ -171,3 +171,19 @@ def test_slices_of_small_arrays_are_taken_on_the_host(
     monkeypatch.setattr(framework, "_over_buffer", None)
     with safe_open(path, "jax", "cpu:0") as file:
         assert np.array_equal(file.get_slice("a")[:, ::-1], ARRAYS["a"][:, ::-1])
+
+
+def test_slices_for_which_the_device_has_no_room_are_taken_on_the_host(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[Any] = []
+
+    def refuse(*arguments: Any) -> Any:
+        refused.append(arguments)
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(framework, "_COMPILED", 1)
+    monkeypatch.setattr(framework, "_over_buffer", refuse)
+    with safe_open(path, "jax", "cpu:0") as file:
+        assert np.array_equal(file.get_slice("a")[:, ::-1], ARRAYS["a"][:, ::-1])
+    assert len(refused) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import paddle
 import pytest
@@ -29,14 +29,14 @@ class HostGpu:
 
     Attributes:
         calls: What was asked for, in order.
-        pins: Whether memory can be pinned.
+        no_pins: What happens where memory is to be pinned: an error, or memory at no address.
         events: The copies, in order.
         moves: Whether another thread changes the queue while a copy is sent.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
-        self.pins = True
+        self.no_pins: type[Exception] | Literal["nowhere"] | None = None
         self.events: list[_Event] = []
         self.moves = False
         self._queue = 1
@@ -78,13 +78,13 @@ class HostGpu:
         base = SimpleNamespace(cuda_stream=self._queue, record_event=self._record_event)
         return SimpleNamespace(stream_base=base)
 
-    def _noted_empty(
-        self, shape: Any, dtype: Any, device: Any, pin_memory: bool = False
-    ) -> paddle.Tensor:
+    def _noted_empty(self, shape: Any, dtype: Any, device: Any, pin_memory: bool = False) -> Any:
         if device is self:
             self.calls.append("pin" if pin_memory else f"block of {shape[0]}")
-            if pin_memory and not self.pins:
-                raise MemoryError("(ResourceExhausted) no more memory can be pinned")
+            if pin_memory and self.no_pins == "nowhere":
+                return SimpleNamespace(data_ptr=lambda: 0)
+            if pin_memory and self.no_pins is not None:
+                raise self.no_pins("no more memory can be pinned")
             device = "cpu"
         return self._empty(shape, dtype=dtype, device=device)
 

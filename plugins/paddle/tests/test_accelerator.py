@@ -62,12 +62,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> HostGpu:
     return HostGpu(monkeypatch)
 
 
-@pytest.mark.parametrize("pins", [True, False])
+@pytest.mark.parametrize("no_pins", [None, MemoryError, OSError, RuntimeError, "nowhere"])
 @pytest.mark.parametrize("backend", ["auto", "mmap", "pread"])
 def test_every_tensor_arrives_bit_for_bit(
-    path: Path, gpu: HostGpu, backend: Any, pins: bool
+    path: Path, gpu: HostGpu, backend: Any, no_pins: Any
 ) -> None:
-    gpu.pins = pins
+    gpu.no_pins = no_pins
     loaded = load_file(path, "gpu:0", backend=backend)
     assert save(loaded) == path.read_bytes()
     assert list(loaded) == list(load_file(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections.abc import Mapping
@@ -10,10 +11,16 @@ from typing import Any, ClassVar
 import numpy as np
 import paddle
 
-from safetensors_core import ByteSource, Dtype, InvalidInputError, TensorInfo, transfer
+from safetensors_core import ByteSource, Dtype, TensorInfo, transfer
 from safetensors_core.sources import allocate
 from safetensors_core.transfer import Accelerator, Pinned, Ticket
-from safetensors_paddle.host_memory import DTYPES, from_carrier, has_views
+from safetensors_paddle.host_memory import (
+    DTYPES,
+    MOST_DIMENSIONS,
+    from_carrier,
+    has_views,
+    refusal,
+)
 
 __all__ = ["GpuAccelerator", "large_ones", "load_to_gpu", "release_pinned_memory"]
 
@@ -77,11 +84,8 @@ def load_to_gpu(source: ByteSource, infos: Mapping[str, TensorInfo], place: Any)
         {}
     """
     for name, info in infos.items():
-        if len(info.shape) > 9:
-            raise InvalidInputError(
-                f"tensor {name!r}: Paddle has no tensor of shape {list(info.shape)}: it has more "
-                "than 9 dimensions"
-            )
+        if len(info.shape) > MOST_DIMENSIONS:
+            raise refusal(info.shape, "", f"tensor {name!r}: ")
     blocks, places = transfer.upload(source, infos, GpuAccelerator(place))
     tensors = {}
     for name, (number, _, _) in places.items():
@@ -114,14 +118,15 @@ class GpuAccelerator(Accelerator):
 
     def pin(self, nbytes: int) -> Pinned:
         """Pinned memory of Paddle, which all GPUs can copy from."""
-        try:
+        memory: Any = None
+        with contextlib.suppress(MemoryError, OSError, RuntimeError):
             memory = paddle.empty(
                 [nbytes + _PAGE], dtype="uint8", device=self._place, pin_memory=True
             )
-        except (MemoryError, RuntimeError):  # no more can be pinned: copies are slower, and right
+        address = memory.data_ptr() if memory is not None else 0
+        if not address:  # no more can be pinned: copies are slower then, and as right
             plain = allocate(nbytes, _PAGE)
             return Pinned(plain, plain)
-        address = memory.data_ptr()
         owned = (ctypes.c_char * nbytes).from_address(address + -address % _PAGE)
         owned.owner = memory  # type: ignore[attr-defined]  # lives as long as the view
         return Pinned(memory, memoryview(owned).cast("B"))

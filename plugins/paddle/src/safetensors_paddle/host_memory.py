@@ -28,7 +28,7 @@ import paddle
 from safetensors_core import Dtype, InvalidInputError, TensorInfo
 from safetensors_numpy.framework import NumpyFramework
 
-__all__ = ["DTYPES", "from_carrier", "has_views", "tensors_over"]
+__all__ = ["DTYPES", "MOST_DIMENSIONS", "from_carrier", "has_views", "refusal", "tensors_over"]
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +50,9 @@ DTYPES: dict[Dtype, Any] = {
     Dtype.I64: paddle.int64,
 }
 
+
+#: Dimensions that a tensor of Paddle has at most.
+MOST_DIMENSIONS = 9
 
 # As what NumPy brings the bits to Paddle, where it has no such type. Paddle takes uint16 for
 # bfloat16 by itself.
@@ -121,7 +124,7 @@ def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
                 array = array.copy()
             lent.append(_lent(array))
         except (RuntimeError, ValueError) as error:
-            raise _refusal(info.shape, error, f"tensor {name!r}: ") from error
+            raise refusal(info.shape, error, f"tensor {name!r}: ") from error
         names.append(name)
         if info.dtype in _SEEN_AS:
             viewed.append(name)
@@ -129,8 +132,10 @@ def tensors_over(buffer: memoryview, infos: Mapping[str, TensorInfo]) -> dict[st
             tensors.update(zip(names, _as_tensors(lent), strict=True))
             names, lent = [], []
     tensors.update(zip(names, _as_tensors(lent), strict=True))
-    for name in viewed:
-        tensors[name] = _seen_as(tensors[name], _SEEN_AS[infos[name].dtype])
+    if viewed:
+        view = _view()  # asked once: it takes as long as ten views
+        for name in viewed:
+            tensors[name] = view(tensors[name], _SEEN_AS[infos[name].dtype])
     return tensors
 
 
@@ -158,8 +163,8 @@ def from_carrier(array: Array, code: Dtype) -> Any:
     try:
         [tensor] = _as_tensors([_lent(memory.view(_CARRIERS[code]))])
     except RuntimeError as error:
-        raise _refusal(array.shape, error) from error
-    return _seen_as(tensor, _SEEN_AS[code]) if code in _SEEN_AS else tensor
+        raise refusal(array.shape, error) from error
+    return _view()(tensor, _SEEN_AS[code]) if code in _SEEN_AS else tensor
 
 
 def _empty(shape: tuple[int, ...], code: Dtype, tensor: str = "") -> Any:
@@ -167,13 +172,25 @@ def _empty(shape: tuple[int, ...], code: Dtype, tensor: str = "") -> Any:
     try:
         return paddle.empty(shape, dtype=DTYPES[code], device="cpu")
     except (OSError, OverflowError, RuntimeError, ValueError) as error:  # whichever comes first
-        raise _refusal(shape, error, tensor) from error
+        raise refusal(shape, error, tensor) from error
 
 
-def _refusal(shape: tuple[int, ...], error: Exception, tensor: str = "") -> InvalidInputError:
-    """What to say where Paddle refuses a shape. It reports in many lines where it noticed."""
+def refusal(shape: tuple[int, ...], error: object, tensor: str = "") -> InvalidInputError:
+    """What to say where Paddle refuses a shape.
+
+    Args:
+        shape: The shape.
+        error: What Paddle says, which is where in its source it noticed.
+        tensor: The beginning of the message.
+
+    Example:
+        >>> refusal((1,) * 10, "")
+        InvalidInputError('Paddle has no tensor of shape [1, ...]: it has more than 9 dimensions')
+    """
     cause = (
-        "it has more than 9 dimensions" if len(shape) > 9 else str(error).strip().splitlines()[-1]
+        f"it has more than {MOST_DIMENSIONS} dimensions"
+        if len(shape) > MOST_DIMENSIONS
+        else str(error).strip().splitlines()[-1]
     )
     return InvalidInputError(f"{tensor}Paddle has no tensor of shape {list(shape)}: {cause}")
 
@@ -189,10 +206,13 @@ def has_views() -> bool:
     return bool(paddle.get_flags(flag)[flag])
 
 
-def _seen_as(tensor: Any, dtype: Any) -> Any:
-    """The bits of a tensor as another type of the same width; a copy if Paddle makes no views."""
-    if has_views():
-        return paddle._C_ops.view_dtype(tensor, dtype)
+def _view() -> Any:
+    """The function that sees a tensor's bits as another type of the same width."""
+    return paddle._C_ops.view_dtype if has_views() else _copied_as
+
+
+def _copied_as(tensor: Any, dtype: Any) -> Any:
+    """A copy of the bytes of a tensor, for a Paddle that makes no views."""
     made = paddle.empty(tensor.shape, dtype=dtype, device="cpu")
     ctypes.memmove(made.data_ptr(), tensor.data_ptr(), math.prod(tensor.shape))
     return made

@@ -111,8 +111,8 @@ class TorchFramework(FillableTensors):
         return describe_all(list(tensors))
 
     def prepare(self, tensors: Mapping[str, torch.Tensor]) -> PreparedTensors:
-        """All that a save asks before it writes; in half of the time where all are ordinary."""
-        return prepare_ordinary(tensors) or super().prepare(tensors)
+        """All that a save asks before it writes; all at once where all tensors are ordinary."""
+        return prepare_ordinary(tensors, self._lent_buffers) or super().prepare(tensors)
 
     def to_buffers(self, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
         """The bytes of tensors; aliases those that are contiguous on the CPU.

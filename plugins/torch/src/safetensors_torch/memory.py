@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import gt
 from typing import NamedTuple
 
 import torch
 
-__all__ = ["Region", "Run", "is_wrapper", "region", "runs"]
+__all__ = ["Region", "Run", "is_wrapper", "lie_apart", "region", "runs"]
 
 _CPU = ("cpu", 0)
 
@@ -60,6 +62,21 @@ def is_wrapper(tensor: torch.Tensor) -> bool:
         False
     """
     return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def lie_apart(begins: Iterable[int], ends: Iterable[int]) -> bool:
+    """Whether regions have nothing in common.
+
+    Args:
+        begins: Where they begin, in any order.
+        ends: Where they end, likewise.
+
+    Example:
+        >>> lie_apart([4, 0], [8, 4]), lie_apart([3, 0], [8, 4])
+        (True, False)
+    """
+    # Exactly if, in order, each begins after as many have ended as begin before it.
+    return not any(map(gt, sorted(ends), sorted(begins)[1:]))
 
 
 def region(tensor: torch.Tensor) -> Region | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from operator import add, attrgetter, ge, gt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from operator import add, attrgetter, eq, ge
 from typing import Any
 
 import torch
@@ -12,23 +13,34 @@ import torch
 from safetensors_core import PreparedTensors
 from safetensors_torch.description import Specs
 from safetensors_torch.lending import PLAIN, all_memory
+from safetensors_torch.memory import lie_apart
 
 __all__ = ["prepare_ordinary"]
 
 _kind = attrgetter("dtype", "shape")
 _is_cpu = attrgetter("is_cpu")
+_start = attrgetter("start")
 _Tensor: Any = torch.Tensor
 _Storage: Any = torch.UntypedStorage
 
+# Tensors, and bytes of them, that are lent at a time: whoever writes them takes a while, and
+# meanwhile the memory of others may be replaced.
+_MOST = 1024
+_NBYTES = 4 * 1024 * 1024
 
-def prepare_ordinary(tensors: Mapping[str, torch.Tensor]) -> PreparedTensors | None:
+
+def prepare_ordinary(
+    tensors: Mapping[str, torch.Tensor],
+    otherwise: Callable[[Iterable[torch.Tensor]], Iterator[memoryview]],
+) -> PreparedTensors | None:
     """Tensors that lie on the host one beside the other, each in one piece.
 
-    Each question to torch takes as long as writing a small tensor. So none is asked twice, and
-    all of one kind are asked in one loop, which is not one of Python.
+    Each question to torch takes as long as writing a small tensor. So hardly any is asked twice,
+    and all of one kind are asked in one loop, which is not one of Python.
 
     Args:
         tensors: Any tensors by name.
+        otherwise: Gives the bytes of tensors whose memory was replaced meanwhile.
 
     Returns:
         What is to be written, which aliases the tensors; None where one of them is not of that
@@ -40,46 +52,54 @@ def prepare_ordinary(tensors: Mapping[str, torch.Tensor]) -> PreparedTensors | N
 
     Example:
         >>> tensors = {"w": torch.ones(2, dtype=torch.uint8)}
-        >>> [list(buffer) for buffer in prepare_ordinary(tensors).buffers(["w"])]
+        >>> [list(buffer) for buffer in prepare_ordinary(tensors, iter).buffers(["w"])]
         [[1, 1]]
-        >>> prepare_ordinary({"w": torch.ones(2, 2).T}) is None
+        >>> prepare_ordinary({"w": torch.ones(2, 2).T}, iter) is None
         True
     """
     values = list(tensors.values())
-    if sys.byteorder == "big" or not PLAIN.issuperset(map(type, values)):
-        return None
     kinds = Specs()
     try:
+        if not (_in_one_piece(values) and sys.byteorder == "little"):
+            return None
         specs = list(map(kinds.__getitem__, map(_kind, values)))
-        storages = list(map(_Tensor.untyped_storage, values))
         begins = list(map(_Tensor.data_ptr, values))
-        if not (
-            all(map(_is_cpu, values))
-            and all(map(_Tensor.is_contiguous, values))
-            # Else to be computed when it is read.
-            and not any(map(_Tensor.is_neg, values))
-            and not (_has_complex(kinds) and any(map(_Tensor.is_conj, values)))
-            and all(begins)  # else empty, or zeros that are yet to be made
+        size_of = {id(spec): spec.nbytes for spec in kinds.values()}
+        sizes = list(map(size_of.__getitem__, map(id, specs)))
+        ends = list(map(add, begins, sizes))
+        storages = list(map(_Tensor.untyped_storage, values))
+        limits = map(add, map(_Storage.data_ptr, storages), map(_Storage.nbytes, storages))
+        if (
+            not all(map(ge, limits, ends))  # a storage was made smaller
+            or not lie_apart(begins, ends)
+            or any(map(_Tensor.is_neg, values))  # to be computed when it is read
+            or (any(dtype.is_complex for dtype, _ in kinds) and any(map(_Tensor.is_conj, values)))
         ):
             return None
-    except RuntimeError:  # no shape, storage or address: sparse, nested, inside of torch.vmap
-        return None
-    sizes = {id(spec): spec.nbytes for spec in kinds.values()}
-    ends = list(map(add, begins, map(sizes.__getitem__, map(id, specs))))
-    limits = map(add, map(_Storage.data_ptr, storages), map(_Storage.nbytes, storages))
-    if not all(map(ge, limits, ends)):  # the storage was made smaller
-        return None
-    # They lie apart exactly if, in order, each begins after as many have ended as before it begin.
-    if any(map(gt, sorted(ends), sorted(begins)[1:])):
+    except RuntimeError:  # no shape, storage or memory: sparse, nested, zeros, inside of torch.vmap
         return None
     places = dict(zip(tensors, map(slice, begins, ends), strict=True))
     memory = all_memory(storages)
+    at_once = max(1, min(_MOST, _NBYTES * len(sizes) // max(1, sum(sizes))))
+
+    def lend(names: list[str]) -> Iterator[memoryview]:
+        # Their memory may have been replaced since it was asked for.
+        present = map(_Tensor.data_ptr, map(tensors.__getitem__, names))
+        if all(map(eq, present, map(_start, map(places.__getitem__, names)))):
+            return map(memory.__getitem__, map(places.__getitem__, names))
+        return otherwise(map(tensors.__getitem__, names))
 
     def buffers(names: Iterable[str]) -> Iterator[memoryview]:
-        return map(memory.__getitem__, map(places.__getitem__, names))
+        remaining = iter(names)
+        return chain.from_iterable(map(lend, iter(lambda: list(islice(remaining, at_once)), [])))
 
     return PreparedTensors(specs, buffers)
 
 
-def _has_complex(kinds: Specs) -> bool:
-    return any(dtype.is_complex for dtype, _ in kinds)
+def _in_one_piece(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors are no subclasses, on the host, and contiguous."""
+    return (
+        PLAIN.issuperset(map(type, tensors))
+        and all(map(_is_cpu, tensors))
+        and all(map(_Tensor.is_contiguous, tensors))
+    )

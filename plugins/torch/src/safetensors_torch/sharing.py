@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import gt
 from typing import TypeAlias
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from safetensors_core import SharedMemoryError
 from safetensors_torch.boxes import Box, boxes_of_view, meeting
 from safetensors_torch.lending import PLAIN
-from safetensors_torch.memory import region, runs
+from safetensors_torch.memory import lie_apart, region, runs
 
 __all__ = ["check_sharing", "overlapping", "storage_ptr", "storage_size"]
 
@@ -78,11 +77,8 @@ def _apart(tensors: Iterable[torch.Tensor]) -> bool:
         if begin < end:
             begins.append(begin)
             ends.append(end)
-    # Addresses of several devices are in one list: at worst, they seem to overlap. Regions lie
-    # apart exactly if, in order, each begins after as many have ended as begin before it.
-    begins.sort()
-    ends.sort()
-    return not any(map(gt, ends, begins[1:]))
+    # Addresses of several devices are in one list: at worst, they seem to overlap.
+    return lie_apart(begins, ends)
 
 
 def _connected(places: Sequence[_Place]) -> Iterator[Sequence[_Place]]:
