@@ -83,11 +83,11 @@ def prepare_ordinary(
     at_once = max(1, min(_MOST, _NBYTES * len(sizes) // max(1, sum(sizes))))
 
     def lend(names: list[str]) -> Iterator[memoryview]:
+        some, found = [tensors[name] for name in names], [places[name] for name in names]
         # Their memory may have been replaced since it was asked for.
-        present = map(_Tensor.data_ptr, map(tensors.__getitem__, names))
-        if all(map(eq, present, map(_start, map(places.__getitem__, names)))):
-            return map(memory.__getitem__, map(places.__getitem__, names))
-        return otherwise(map(tensors.__getitem__, names))
+        if all(map(eq, map(_Tensor.data_ptr, some), map(_start, found))):
+            return map(memory.__getitem__, found)
+        return otherwise(some)
 
     def buffers(names: Iterable[str]) -> Iterator[memoryview]:
         remaining = iter(names)
