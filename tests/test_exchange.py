@@ -161,3 +161,4 @@ def test_paddle_after_tensorflow_is_an_error_and_no_crash() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert b"import paddle first" in done.stdout
+    assert b"einstall" not in done.stdout  # which would not help

@@ -152,6 +152,8 @@ class PluginInfo:
 
     def _raised(self, error: BaseException) -> PluginError:
         """The error for what a plugin raised."""
+        if isinstance(error, PluginError):  # it says itself what is wrong, and what to do
+            return PluginError(f"plugin {self.name!r} of {self.origin}: {error}")
         kind = type(error).__name__
         try:
             fault = f"{kind}: {error}"
