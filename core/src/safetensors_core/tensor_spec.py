@@ -53,6 +53,7 @@ class PreparedTensors(NamedTuple):
             order, one after the other, as `Framework.to_buffers` does.
 
     Example:
+        >>> from safetensors_core import get_framework
         >>> prepared = get_framework("numpy").prepare({"w": np.ones(2, np.int8)})
         >>> prepared.specs[0].nbytes, [list(buffer) for buffer in prepared.buffers(["w"])]
         (2, [[1, 1]])
