@@ -62,7 +62,6 @@ class HostGpu:
 
     def _record_event(self) -> _Event:
         self.calls.append("event")
-        self._queue += self.moves
         self.events.append(_Event())
         return self.events[-1]
 
@@ -76,6 +75,7 @@ class HostGpu:
     def _current_stream(self, device: str) -> SimpleNamespace:
         assert device == "gpu:0"
         base = SimpleNamespace(cuda_stream=self._queue, record_event=self._record_event)
+        self._queue += self.moves
         return SimpleNamespace(stream_base=base)
 
     def _noted_empty(self, shape: Any, dtype: Any, device: Any, pin_memory: bool = False) -> Any:

@@ -111,21 +111,6 @@ def test_a_slice_without_gaps_borrows_the_map_and_one_with_gaps_is_packed(path: 
     assert part.tolist() == list(range(10, 20))
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists its maps")
-@pytest.mark.parametrize("order", [(0, 0, 0, 0), (3, 2, 1, 0), (1, 2, 0, 0)])
-def test_tensors_over_one_address_can_be_released_in_any_order(
-    path: Path, order: tuple[int, ...]
-) -> None:
-    # Paddle's own `frombuffer` ends the process here, and its DLPack forgets to release some.
-    with safe_open(path, "paddle", backend="mmap") as file:
-        tensors = [file.get_tensor("a") for _ in order]
-    for index in order:
-        assert tensors[0][-1].item() == SIZE - 1
-        del tensors[index]
-        gc.collect()
-    assert str(path) not in Path("/proc/self/maps").read_text()
-
-
 def test_tensors_of_a_file_that_was_read_own_memory_apart_from_each_other(path: Path) -> None:
     with safe_open(path, "paddle", backend="pread") as file:
         first, again = file.get_tensor("a"), file.get_tensor("a")
@@ -323,74 +308,6 @@ def test_many_threads_load_and_release_at_once(tmp_path: Path, backend: Any) -> 
     with ThreadPoolExecutor(8) as pool:
         totals = list(pool.map(total, range(16)))
     assert totals == [2 * sum(float(array.sum()) for array in expected.values())] * 16
-
-
-@pytest.mark.parametrize("backend", ["mmap", "pread"])
-def test_threads_that_end_maps_and_import_arrays_do_not_wait_for_each_other(
-    tmp_path: Path, backend: str
-) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file({f"t{i}": paddle.full([8], i) for i in range(2000)}, path)
-    # In a process of its own, because nothing ends threads that wait for each other.
-    program = (
-        "import sys\n"
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "from safetensors_paddle import load_file\n"
-        "with ThreadPoolExecutor(4) as pool:\n"
-        "    load = lambda _: len(load_file(sys.argv[1], backend=sys.argv[2]))\n"
-        "    assert list(pool.map(load, range(60))) == [2000] * 60\n"
-    )
-    command = [sys.executable, "-c", program, str(path), backend]
-    subprocess.run(command, check=True, timeout=300)
-
-
-# Each runs in a process of its own, because nothing ends threads that wait for each other.
-ENDLESS = {
-    # Paddle's DLPack holds a lock while it releases what it borrows, and takes it to release.
-    "what borrows from a tensor outlives it": """
-loaded = load_file(path)
-borrowers = [paddle.from_dlpack(tensor) for tensor in loaded.values()]
-del loaded
-del borrowers
-""",
-    "tensors are released while others are loaded": """
-def load(_):
-    return len(load_file(path))
-def release(_):
-    for tensor in load_file(path).values():
-        tensor.cast_("float64")
-    return 0
-with ThreadPoolExecutor(4) as pool:
-    jobs = [pool.submit(load if i % 2 else release, i) for i in range(40)]
-    assert sum(job.result() for job in jobs) == 20 * 500
-""",
-    "the last tensor is released in a thread": """
-tensors = [load_file(path)]
-thread = threading.Thread(target=tensors.clear)
-thread.start()
-thread.join()
-assert path not in open("/proc/self/maps").read()
-""",
-    "tensors live until the process ends": """
-loaded = load_file(path)
-kept = [paddle.from_dlpack(tensor) for tensor in loaded.values()]
-""",
-}
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists its maps")
-@pytest.mark.parametrize("case", ENDLESS)
-def test_releasing_tensors_waits_for_nothing(tmp_path: Path, case: str) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file({f"t{i}": paddle.full([8], i) for i in range(500)}, path)
-    program = (
-        "import sys, threading, paddle\n"
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "from safetensors_paddle import load_file\n"
-        "path = sys.argv[1]\n"
-    )
-    command = [sys.executable, "-c", program + ENDLESS[case], str(path)]
-    subprocess.run(command, check=True, timeout=120)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bfloat16"])

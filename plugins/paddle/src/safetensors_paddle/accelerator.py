@@ -99,7 +99,7 @@ class GpuAccelerator(Accelerator):
 
     Paddle gives all threads one queue for a GPU; copies wait there for what the program had asked
     for before. Each tensor has a block of its own: views of one would share their count of
-    changes, and what lies over borrowed memory shares a lock.
+    changes, and releasing what Paddle borrows on a GPU takes a lock of Paddle's.
 
     Args:
         place: The GPU.
@@ -138,14 +138,14 @@ class GpuAccelerator(Accelerator):
     def upload(self, pinned: Pinned, begin: int, end: int, block: Any, at: int) -> Ticket:
         """Copy behind what the GPU has been asked to do."""
         source = from_carrier(np.frombuffer(pinned.view[begin:end], np.uint8), Dtype.U8)
-        queue = self._queue()
+        before = self._queue()
         block[at : at + end - begin].copy_(source, False)
-        # The copy has made this GPU the one of the thread, and an event is made for that one.
-        event = self._queue().record_event()
-        if self._queue().cuda_stream != queue.cuda_stream:
+        queue = self._queue()
+        if queue.cuda_stream != before.cuda_stream:
             # Another thread has changed the queue: who knows which one took the copy.
             paddle.device.synchronize(self._name())
-        self._last = _Copy(event)
+        # The copy has made this GPU the one of the thread, and an event is made for that one.
+        self._last = _Copy(queue.record_event())
         return self._last
 
     def join(self) -> None:

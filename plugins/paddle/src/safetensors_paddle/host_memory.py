@@ -50,7 +50,6 @@ DTYPES: dict[Dtype, Any] = {
     Dtype.I64: paddle.int64,
 }
 
-
 #: Dimensions that a tensor of Paddle has at most.
 MOST_DIMENSIONS = 9
 
